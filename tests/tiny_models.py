@@ -1,0 +1,203 @@
+"""Small random-weight checkpoints, complete with tokenizer, processor and chat template.
+
+They are real transformers checkpoints in every part but the weights, so that tests run the same
+code as a user's model does, in milliseconds and without a network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+IMAGE_TOKEN = "<image>"
+
+CHAT_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+You may call these functions:
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}To call one, answer with <tool_call>{"name": ..., "arguments": ...}</tool_call>
+<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{% if message['role'] == 'assistant' -%}
+{% generation %}
+{%- if message['content'] is string %}{{ message['content'] }}{% else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' %}<image>{% endif -%}
+{%- if part['type'] == 'text' %}{{ part['text'] }}{% endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- for call in message.get('tool_calls') or [] -%}
+<tool_call>{{ call['function'] | tojson }}</tool_call>
+{%- endfor -%}
+<|im_end|>{% endgeneration %}
+{% else -%}
+{%- if message['content'] is string %}{{ message['content'] }}{% else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' %}<image>{% endif -%}
+{%- if part['type'] == 'text' %}{{ part['text'] }}{% endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+
+_CORPUS = [
+    "You are a kind companion who looks at pictures and remembers what people tell you.",
+    "What do you see in the picture? I see a red apple, a blue car and a small cat.",
+    "Hello! How are you today? I am fine, thank you. Please tell me about the weather.",
+    "system user assistant tool name arguments the quick brown fox jumps over the lazy dog",
+    "My order number is A-17 and I am allergic to nuts. What do you remember about my order?",
+] * 4
+
+
+def build_tokenizer(vocab_size: int = 512, extra_tokens: tuple[str, ...] = ()) -> Any:
+    """A byte-level BPE tokenizer with ChatML tokens and `<image>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *extra_tokens]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[IMAGE_TOKEN, *extra_tokens],
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _llama(vocab_size: int, max_positions: int = 2048) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_positions,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+
+
+def _save(model: Any, processor: Any, folder: Path) -> Path:
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _clip_pictures(size: int) -> Any:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+
+
+def build_llava(folder: Path, *, max_positions: int = 2048) -> Path:
+    """LLaVA with a CLIP tower: 32x32 pixels, patch 8, 16 image tokens a picture."""
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            initializer_range=0.3,
+        ),
+        text_config=_llama(len(tokenizer), max_positions),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+    )
+    processor = LlavaProcessor(
+        image_processor=_clip_pictures(32),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return _save(LlavaForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_fastvlm(folder: Path) -> Path:
+    """The bundled model's architecture: a convolutional tower, 25 image tokens a picture."""
+    import torch
+    from transformers import (
+        EfficientNetConfig,
+        FastVlmConfig,
+        FastVlmForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    vision = EfficientNetConfig(
+        image_size=160,
+        width_coefficient=0.25,
+        depth_coefficient=0.25,
+        hidden_dim=320,  # what the tower makes of 1280 at this width
+        hidden_size=320,
+        initializer_range=0.3,
+    )
+    config = FastVlmConfig(
+        vision_config=vision,
+        text_config=_llama(len(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=25,
+    )
+    processor = LlavaProcessor(
+        image_processor=_clip_pictures(160),
+        tokenizer=tokenizer,
+        patch_size=32,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    )
+    return _save(FastVlmForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_text_only(folder: Path) -> Path:
+    """A causal language model that takes no pictures."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    return _save(LlamaForCausalLM(_llama(len(tokenizer))).eval(), tokenizer, folder)
