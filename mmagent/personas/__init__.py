@@ -1,0 +1,1 @@
+"""Personas: who the assistant is, from our YAML or from the character cards people have."""

@@ -1,0 +1,304 @@
+"""`Persona`: who the assistant is, and how that reads in a prompt."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator
+
+from mmagent.errors import PersonaError
+from mmagent.personas import cards
+from mmagent.personas.cards import CARD_FIELDS, CardSource, Spec
+from mmagent.personas.png import PNG_SIGNATURE, write_text_chunks
+from mmagent.personas.prompt import Dialogue, parse_examples, render, render_system_prompt
+from mmagent_prompts import CatalogueError, entry_names, load_yaml, read_entry
+
+__all__ = ["Persona"]
+
+_FILE_SUFFIXES = {".yaml", ".yml", ".json", ".png"}
+
+
+class Persona(BaseModel):
+    """A character: its instructions, description, greetings, examples and lore.
+
+    It comes from the catalogue, from a YAML file of ours, or from a Character Card (V1, V2, V3;
+    JSON or PNG) with every field of it. `{{char}}` and `{{user}}` in the texts stand for the
+    names.
+
+    Attributes:
+        name: The full name; never empty.
+        nickname: What `{{char}}` becomes, if not the name.
+        language: The language it speaks ("en", "zh", …); decides the labels in the prompt.
+        instructions: The card's `system_prompt`. `{{original}}` in it is our default.
+        description: Who it is.
+        personality: A short list of traits.
+        scenario: Where the conversation takes place.
+        greeting: The first message; the card's `first_mes`.
+        alternate_greetings: Other first messages.
+        group_only_greetings: First messages for conversations of several characters.
+        examples: Example conversations, each after a line `<START>`; the card's `mes_example`.
+        post_history_instructions: What is said to the model after the conversation so far.
+        lorebook: The card's `character_book`, as it stands there.
+        creator_notes: For people; never in a prompt.
+        adapter: A fine-tuned adapter to use with this persona.
+        extensions: What other programs keep in the card.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    nickname: str | None = None
+    language: str = "en"
+    instructions: str = ""
+    description: str = ""
+    personality: str = ""
+    scenario: str = ""
+    greeting: str = ""
+    alternate_greetings: list[str] = []
+    group_only_greetings: list[str] = []
+    examples: str = ""
+    post_history_instructions: str = ""
+    lorebook: dict[str, Any] | None = None
+    tags: list[str] = []
+    creator: str = ""
+    creator_notes: str = ""
+    creator_notes_multilingual: dict[str, str] = {}
+    character_version: str = ""
+    source: list[str] = []
+    creation_date: int | None = None
+    modification_date: int | None = None
+    assets: list[dict[str, Any]] | None = None
+    adapter: str | None = None
+    extensions: dict[str, Any] = {}
+
+    _card: CardSource | None = PrivateAttr(default=None)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_not_empty(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("the name is empty; give the persona a name")
+        return name
+
+    # Reading
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """Return a persona of the catalogue, or the one in a YAML file or character card.
+
+        Args:
+            name_or_path: A name such as "mia", or the path of a `.yaml`, `.json` or `.png` file.
+
+        Raises:
+            PersonaError: There is no such persona or file, or it cannot be used.
+        """
+        path = Path(name_or_path)
+        is_path = isinstance(name_or_path, Path) or len(path.parts) > 1
+        if is_path or path.suffix.lower() in _FILE_SUFFIXES or path.is_file():
+            return cls.from_bytes(_read_file(path), source=path.name)
+        try:
+            return cls._validated(read_entry("personas", str(name_or_path)), str(name_or_path))
+        except CatalogueError as error:
+            raise PersonaError(f"{error} Name one of these, or the path of a file.") from error
+
+    @staticmethod
+    def catalogue() -> list[str]:
+        """Return the names of the personas that ship with the package."""
+        return entry_names("personas")
+
+    @classmethod
+    def from_yaml(cls, text_or_path: str | Path) -> Self:
+        """Return the persona of a YAML file, or of a YAML text (of more than one line).
+
+        Raises:
+            PersonaError: The file is absent, not YAML, or has an unknown or wrong field.
+        """
+        if isinstance(text_or_path, Path) or "\n" not in text_or_path:
+            path = Path(text_or_path)
+            return cls._from_yaml_bytes(_read_file(path), path.name)
+        return cls._from_yaml_bytes(text_or_path.encode("utf-8", "replace"), "the YAML text")
+
+    @classmethod
+    def from_card(cls, card: str | Path | bytes | dict[str, Any]) -> Self:
+        """Return the persona of a character card: a file, its bytes, or its JSON as a dict.
+
+        Raises:
+            PersonaError: The card is absent, damaged, or holds no usable character.
+        """
+        if isinstance(card, dict):
+            document = copy.deepcopy(card)
+            return cls._of_source(CardSource(cards.spec_of(document), document), "the card")
+        if isinstance(card, bytes):
+            return cls._of_source(cards.read_card(card, "the card"), "the card")
+        path = Path(card)
+        return cls._of_source(cards.read_card(_read_file(path), path.name), path.name)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str = "the file") -> Self:
+        """Return the persona in the bytes of a file of any form: PNG, JSON or YAML.
+
+        Args:
+            data: The file.
+            source: What to call it in errors.
+
+        Raises:
+            PersonaError: No persona can be read from it.
+        """
+        if data.startswith(PNG_SIGNATURE) or data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            return cls._of_source(cards.read_card(data, source), source)
+        return cls._from_yaml_bytes(data, source)
+
+    @classmethod
+    def _from_yaml_bytes(cls, data: bytes, source: str) -> Self:
+        try:
+            document = load_yaml(data, source=source)
+        except CatalogueError as error:
+            raise PersonaError(str(error)) from error
+        if not isinstance(document, dict):
+            raise PersonaError(
+                f"{source} is neither a persona (a YAML mapping with at least `name`) "
+                "nor a character card."
+            )
+        return cls._validated(document, source)
+
+    @classmethod
+    def _of_source(cls, card: CardSource, source: str) -> Self:
+        persona = cls._validated(cards.fields_of(card), source)
+        persona._card = card
+        return persona
+
+    @classmethod
+    def _validated(cls, values: dict[Any, Any], source: str) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise PersonaError(_explain(error, source, list(cls.model_fields))) from None
+
+    # Writing
+
+    def to_card(self, spec: Spec | None = None) -> dict[str, Any]:
+        """Return the persona as a Character Card document.
+
+        Args:
+            spec: "v1", "v2" or "v3"; if not given, the version it was read from, else "v3".
+        """
+        values = {name: getattr(self, name) for name in CARD_FIELDS.values()}
+        return cards.build_document(values, self._card, spec)
+
+    def to_json(self, spec: Spec | None = None) -> bytes:
+        """Return the card document as JSON; an unchanged card's own bytes."""
+        document = self.to_card(spec)
+        card = self._card
+        if card is not None and card.raw_json is not None and document == card.document:
+            return card.raw_json
+        # ASCII, since cards may hold lone surrogates that UTF-8 cannot carry.
+        return json.dumps(document, indent=2).encode("ascii")
+
+    def to_yaml(self) -> str:
+        """Return the persona in our YAML, without the fields that are empty."""
+        values = {name: value for name, value in self.model_dump().items() if value}
+        return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=96)
+
+    def to_png(self, picture: bytes | None = None, spec: Spec | None = None) -> bytes:
+        """Return a PNG with the card in it.
+
+        Args:
+            picture: The PNG to put it into; if not given, the one it was read from.
+            spec: As in `to_card`.
+
+        Raises:
+            PersonaError: There is no picture, or it is not a PNG.
+        """
+        picture = picture or (self._card.picture if self._card else None)
+        if picture is None or not picture.startswith(PNG_SIGNATURE):
+            raise PersonaError(f"A card of {self.name} needs a picture; pass the bytes of a PNG.")
+        return write_text_chunks(picture, cards.png_texts(self.to_card(spec), self.to_json(spec)))
+
+    def export(self, path: str | Path, *, picture: bytes | None = None) -> None:
+        """Write the persona to a file; the suffix (.yaml, .json, .png) names the form.
+
+        Raises:
+            PersonaError: The suffix is another one, or the file cannot be written.
+        """
+        target = Path(path)
+        suffix = target.suffix.lower()
+        if suffix in (".yaml", ".yml"):
+            data = self.to_yaml().encode("utf-8", "replace")
+        elif suffix == ".json":
+            data = self.to_json()
+        elif suffix == ".png":
+            data = self.to_png(picture)
+        else:
+            raise PersonaError(f"{target.name}: name a file that ends in .yaml, .json or .png.")
+        try:
+            target.write_bytes(data)
+        except OSError as error:
+            raise PersonaError(f"{target} cannot be written: {error.strerror}.") from error
+
+    # Speaking
+
+    @property
+    def spoken_name(self) -> str:
+        """What `{{char}}` stands for: the nickname if there is one, else the name."""
+        return self.nickname if self.nickname and self.nickname.strip() else self.name
+
+    def system_prompt(
+        self, *, user: str, developer: str | None = None, max_example_chars: int = 0
+    ) -> str:
+        """Return the system prompt.
+
+        Args:
+            user: Whom the persona talks with.
+            developer: The application's own instructions. They stand first, and the persona's
+                are said to give way to them: a card may have been written by anybody.
+            max_example_chars: How many characters of whole example conversations to add.
+        """
+        return render_system_prompt(self, user, developer, max_example_chars)
+
+    def first_message(self, *, user: str) -> str:
+        """Return the greeting, or "" if the persona waits to be spoken to."""
+        return render(self.greeting, self.spoken_name, user)
+
+    def first_messages(self, *, user: str) -> list[str]:
+        """Return the greeting and its alternatives; the first is the default."""
+        texts = [self.greeting, *self.alternate_greetings]
+        return [render(text, self.spoken_name, user) for text in texts if text.strip()]
+
+    def example_dialogues(self, *, user: str) -> list[Dialogue]:
+        """Return the example conversations, each a list of (speaker, words)."""
+        return parse_examples(self.examples, self.spoken_name, user)
+
+    def closing_instructions(self, *, user: str) -> str:
+        """Return the post-history instructions; `{{original}}` in them stands for nothing."""
+        return render(self.post_history_instructions, self.spoken_name, user, {"original": ""})
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > cards.MAX_FILE:
+            raise PersonaError(f"{path.name} is larger than {cards.MAX_FILE:,} bytes.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PersonaError(f"There is no file {path}; check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PersonaError(f"{path} cannot be read: {reason}.") from error
+
+
+def _explain(error: ValidationError, source: str, known: list[str]) -> str:
+    """Say the first thing that is wrong in one sentence."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{source}: unknown field {field!r}; {hint}Known fields: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"{source}: the field {field!r} is missing; add it."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{source}: the field {field!r} cannot be used: {message[:1].lower()}{message[1:]}."
