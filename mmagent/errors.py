@@ -1,13 +1,13 @@
 """Every error that mmagent raises on purpose.
 
     MMAgentError                       something went wrong; the message says what and what to do
-    ├── UsageError                     what the caller passed cannot work (the command line exits with 2)
+    ├── UsageError                     a call that cannot work (the command line exits with 2)
     │   ├── MediaError                 a picture, sound or film that is refused or cannot be read
     │   ├── ModelNotFoundError         no model at that path or of that name
     │   ├── PersonaError               a persona file or character card that cannot be used
     │   └── ContextOverflowError       the prompt does not fit the model's context window
     ├── DownloadError                  a download that failed or does not match its checksum
-    ├── MissingDependencyError         an optional package is absent; the message has the pip command
+    ├── MissingDependencyError         an optional package is absent; the message names it
     └── GenerationError                the model failed while answering
 
 Exceptions of other libraries are translated into these at one boundary: the engine for

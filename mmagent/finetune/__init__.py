@@ -1,0 +1,1 @@
+"""Training: adapters for any model, and the programs that made the bundled one."""

@@ -1,0 +1,1 @@
+"""The programs that make the bundled model `tiny`: data, training, evaluation."""

