@@ -100,8 +100,10 @@ class SceneMaker:
     def pick(
         self, rng: np.random.Generator, split: str, label: int, style: str | None = None
     ) -> int:
-        """The row of a random pictogram of concept `label`: all styles are alike likely, except
-        that those in several colours count twice."""
+        """The row of a random pictogram of concept `label`.
+
+        All styles are alike likely, except that those in several colours count twice.
+        """
         styles = self._by_label[split == "test"][label]
         if style is None:
             names = list(styles)

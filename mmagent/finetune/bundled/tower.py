@@ -109,7 +109,7 @@ class Heads(nn.Module):
 
 
 def save_trunk(trunk: EfficientNetModel, heads: Heads, folder: Path, meta: dict[str, Any]) -> None:
-    """Write `vision.safetensors` (gates left out, half precision) and `embedding_head.safetensors`."""
+    """Write `vision.safetensors` (half precision, no gates) and `embedding_head.safetensors`."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Stage A: teach the vision tower to see pictograms, without the language model.
+r"""Stage A: teach the vision tower to see pictograms, without the language model.
 
 The trunk learns to name the concept, to place pictures in the text embedder's space, to tell the
 colour of the background and of a tinted pictogram, to count, and to say for each cell of its
 feature map which concept lies there. Time-boxed, resumable, on the CPU.
 
-    python -m mmagent.finetune.bundled.train_tower --pictograms FILE --imagenet FILE \\
+    python -m mmagent.finetune.bundled.train_tower --pictograms FILE --imagenet FILE \
         --text-model FOLDER --out FOLDER --minutes 60
 """
 
