@@ -77,6 +77,7 @@ class Persona(BaseModel):
     extensions: dict[str, Any] = {}
 
     _card: CardSource | None = PrivateAttr(default=None)
+    _catalogue_name: str | None = PrivateAttr(default=None)
 
     @field_validator("name")
     @classmethod
@@ -101,10 +102,13 @@ class Persona(BaseModel):
         is_path = isinstance(name_or_path, Path) or len(path.parts) > 1
         if is_path or path.suffix.lower() in _FILE_SUFFIXES or path.is_file():
             return cls.from_bytes(_read_file(path), source=path.name)
+        name = str(name_or_path)
         try:
-            return cls._validated(read_entry("personas", str(name_or_path)), str(name_or_path))
+            persona = cls._validated(read_entry("personas", name), name)
         except CatalogueError as error:
             raise PersonaError(f"{error} Name one of these, or the path of a file.") from error
+        persona._catalogue_name = name
+        return persona
 
     @staticmethod
     def catalogue() -> list[str]:
@@ -241,6 +245,11 @@ class Persona(BaseModel):
             raise PersonaError(f"{target} cannot be written: {error.strerror}.") from error
 
     # Speaking
+
+    @property
+    def key(self) -> str:
+        """What its memories are filed under: the catalogue's name, or its own in lower case."""
+        return self._catalogue_name or self.name.strip().casefold()
 
     @property
     def spoken_name(self) -> str:

@@ -30,7 +30,7 @@ _LABELS = {
     },
     "zh": {"personality": "性格：", "scenario": "场景：", "examples": "{{char}}说话的例子：\n"},
 }
-_START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_START = re.compile(r"^[ \t]*<START>[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 
 Dialogue = list[tuple[str, str]]
 """Turns of one example conversation: (speaker, words); the speaker is "user" or "char"."""
