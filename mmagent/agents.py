@@ -1,0 +1,97 @@
+"""Ready agents, built from LangChain's `create_agent` and the parts of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain.agents import create_agent
+from langchain.agents.middleware.types import AgentMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import SystemMessage
+from langchain_core.tools import BaseTool
+from langgraph.store.base import BaseStore
+
+from mmagent.middleware.memory import Memory, MemoryMiddleware
+from mmagent.middleware.persona import PersonaMiddleware
+from mmagent.personas.persona import Persona
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+    from langgraph.types import Checkpointer
+
+    from mmagent.media import MediaPolicy
+
+__all__ = ["create_companion"]
+
+
+def create_companion(
+    model: BaseChatModel | str,
+    store: BaseStore | Memory | None,
+    persona: Persona | str | Path,
+    *,
+    user: str = "user",
+    user_name: str | None = None,
+    tools: Sequence[BaseTool | Callable[..., Any] | dict[str, Any]] = (),
+    middleware: Sequence[AgentMiddleware[Any, Any]] = (),
+    checkpointer: Checkpointer | None = None,
+    system_prompt: str | SystemMessage | None = None,
+    k: int = 6,
+    max_pictures: int = 1,
+    media_policy: MediaPolicy | None = None,
+    name: str | None = None,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """Return an agent that speaks as a persona and remembers its user across conversations.
+
+    It is an ordinary LangGraph agent: `invoke`, `stream` and their async twins, with a
+    `thread_id` where there is a checkpointer. What memory did in a turn stands in the result
+    under `recall` (see `mmagent.middleware.memory.Recall`).
+
+    Args:
+        model: Any LangChain chat model; or what `ChatMMAgent(model=…)` takes, such as "tiny".
+        store: A LangGraph store or a `LongTermMemory`; None for an agent without memory.
+        persona: A persona, or what `Persona.load` takes.
+        user: Whose memory it is.
+        user_name: How the persona calls the user; by default from `user`.
+        tools: Tools the agent may call.
+        middleware: Further middleware. It runs outside of ours, so that memory sees the
+            messages last, as they are sent.
+        checkpointer: Keeps conversations by thread.
+        system_prompt: The developer's own instructions; the persona's stand below them.
+        k: Most memories recalled for one turn.
+        max_pictures: Most recalled pictures shown to a model that takes pictures.
+        media_policy: Where pictures in messages may come from.
+        name: The agent's name in a larger graph.
+
+    Raises:
+        PersonaError: There is no such persona, or it cannot be used.
+        UsageError: An argument cannot work.
+    """
+    if isinstance(model, str):
+        from mmagent.chat_model import ChatMMAgent
+
+        model = ChatMMAgent(model=model)
+    who = persona if isinstance(persona, Persona) else Persona.load(persona)
+    ours: list[AgentMiddleware[Any, Any]] = [PersonaMiddleware(who, user=user, user_name=user_name)]
+    if store is not None:
+        ours.append(
+            MemoryMiddleware(
+                store,
+                user=user,
+                persona=who,
+                user_name=user_name,
+                k=k,
+                max_pictures=max_pictures,
+                media_policy=media_policy,
+            )
+        )
+    return create_agent(
+        model,
+        list(tools),
+        system_prompt=system_prompt,
+        middleware=[*middleware, *ours],
+        checkpointer=checkpointer,
+        store=store if isinstance(store, BaseStore) else None,
+        name=name,
+    )

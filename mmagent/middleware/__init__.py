@@ -1,0 +1,1 @@
+"""LangChain agent middleware: memory and persona for any chat model."""

@@ -1,0 +1,298 @@
+"""`MemoryMiddleware`: the agent remembers what was said and shown, with any chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol, cast
+
+from langchain.agents.middleware.types import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+    OmitFromInput,
+)
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+from langgraph.types import Command
+
+from mmagent.errors import UsageError
+from mmagent.messages import ImageShelf
+from mmagent.middleware.insertion import insert_before_words, picture_blocks
+from mmagent.middleware.recall_format import format_memories
+from mmagent.middleware.turns import answered_turn, is_user_turn, pictures_of, turn_id, words_of
+from mmagent.untrusted import display_name
+
+if TYPE_CHECKING:
+    from mmagent.media import MediaPolicy
+    from mmagent.personas.persona import Persona
+
+__all__ = ["Memory", "MemoryMiddleware", "MemoryState", "Recall"]
+
+
+class Memory(Protocol):
+    """The part of `LongTermMemory` that is used here."""
+
+    def recall(self, question: str, images: Sequence[Any] = ..., k: int = ...) -> list[Any]:
+        """Return what is remembered of a question, best first."""
+        ...
+
+    async def arecall(self, question: str, images: Sequence[Any] = ..., k: int = ...) -> list[Any]:
+        """Return what is remembered of a question, best first."""
+        ...
+
+    def remember(self, text: str, images: Sequence[Any] = ..., **about: Any) -> str:
+        """Keep a turn; the same `id` again changes nothing."""
+        ...
+
+    async def aremember(self, text: str, images: Sequence[Any] = ..., **about: Any) -> str:
+        """Keep a turn; the same `id` again changes nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What memory did for one turn; the agent's state has it as `recall` until the run ends.
+
+    Attributes:
+        message_id: The user's message that was asked with.
+        question: Its words.
+        asked_at: When.
+        hits: The memories that were shown to the model, best first, with their scores.
+        block: The text that was put before the user's words.
+        sent: The exact messages that the model was given, the system message first.
+    """
+
+    message_id: str
+    question: str
+    asked_at: datetime
+    hits: tuple[Any, ...] = ()
+    block: str = ""
+    sent: tuple[BaseMessage, ...] = ()
+
+
+class MemoryState(AgentState[Any]):
+    """The agent's state with the last recall, which is never written to a checkpoint."""
+
+    recall: NotRequired[Annotated[Recall, UntrackedValue(Recall, guard=False), OmitFromInput]]
+
+
+@dataclass(frozen=True)
+class _Question:
+    target: HumanMessage
+    words: str
+    pictures: list[Any]
+    seen: frozenset[str]
+    seen_words: frozenset[str]
+
+
+class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
+    """Recalls before the model is called, and remembers after the agent has answered.
+
+    Recalled memories are put before the words of the user's last message as delimited data, in
+    the request alone: neither the system message nor the stored history changes. What the
+    conversation still shows is not recalled again. The user's messages and the answer are
+    remembered once each, without the model's reasoning.
+    """
+
+    state_schema = MemoryState
+
+    def __init__(
+        self,
+        store: BaseStore | Memory,
+        *,
+        user: str = "user",
+        persona: Persona | str = "assistant",
+        user_name: str | None = None,
+        k: int = 6,
+        max_pictures: int = 1,
+        media_policy: MediaPolicy | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Set up the memory of one user with one persona.
+
+        Args:
+            store: A store, in which the memory of this user and persona is kept; or the
+                `LongTermMemory` itself.
+            user: Whose memory it is. Nothing of another user is ever recalled.
+            persona: Whom the user talks with; each persona remembers for itself.
+            user_name: How the user is called in memories; by default from `user`.
+            k: Most memories recalled for one turn; 0 recalls none.
+            max_pictures: Most recalled pictures shown to a model that takes pictures.
+            media_policy: Where pictures in messages may come from.
+            clock: What time it is, with a time zone.
+
+        Raises:
+            UsageError: `k` or `max_pictures` is negative, or `store` is no store and no memory.
+        """
+        super().__init__()
+        if k < 0 or max_pictures < 0:
+            raise UsageError("k and max_pictures must be 0 or more.")
+        key = persona if isinstance(persona, str) else persona.key
+        name = display_name(persona) if isinstance(persona, str) else persona.spoken_name
+        self.memory: Memory = _memory_of(store, user, key)
+        self.user_name = user_name or display_name(user)
+        self.persona_name = name
+        self.k = k
+        self.max_pictures = max_pictures
+        self.media_policy = media_policy
+        self.clock = clock
+        self._shelf = ImageShelf(max_bytes=32 * 1024 * 1024)
+
+    # Before the model: recall
+
+    def wrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+    ) -> ExtendedModelResponse[Any] | ModelResponse[Any]:
+        """Call the model with what is remembered of the user's last message."""
+        question = self._question(request)
+        if question is None:
+            return handler(request)
+        hits = self._known_hits(request, question)
+        if hits is None:
+            hits = self.memory.recall(question.words, images=question.pictures, k=self._k(question))
+        request, recall = self._insert(request, question, hits)
+        return ExtendedModelResponse(handler(request), Command(update={"recall": recall}))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ExtendedModelResponse[Any] | ModelResponse[Any]:
+        """Call the model with what is remembered of the user's last message."""
+        question = self._question(request)
+        if question is None:
+            return await handler(request)
+        hits = self._known_hits(request, question)
+        if hits is None:
+            hits = await self.memory.arecall(
+                question.words, images=question.pictures, k=self._k(question)
+            )
+        request, recall = self._insert(request, question, hits)
+        return ExtendedModelResponse(await handler(request), Command(update={"recall": recall}))
+
+    def _question(self, request: ModelRequest[Any]) -> _Question | None:
+        """Return what to ask memory, or None if no person has said anything."""
+        target = next((m for m in reversed(request.messages) if is_user_turn(m)), None)
+        if not isinstance(target, HumanMessage):
+            return None
+        # Other middleware may have added to the message; memory is asked with what was said.
+        history = request.state["messages"]
+        said = next((m for m in history if target.id and m.id == target.id), target)
+        pictures = pictures_of(said, self.media_policy, self._shelf)
+        thread = _thread()
+        originals = {m.id: m for m in history if m.id}
+        visible = [originals.get(m.id or "", m) for m in request.messages]
+        return _Question(
+            target=target,
+            words=words_of(said),
+            pictures=[picture.data for picture in pictures],
+            seen=frozenset(turn_id(thread, m) for m in visible),
+            seen_words=frozenset(words for m in visible if (words := words_of(m))),
+        )
+
+    def _k(self, question: _Question) -> int:
+        # Some hits will be of this conversation and drop out; asking for more keeps k others.
+        return self.k + min(len(question.seen), 50)
+
+    def _known_hits(self, request: ModelRequest[Any], question: _Question) -> list[Any] | None:
+        """Return the hits if nothing need be asked: the tool loop calls the model repeatedly."""
+        if self.k == 0 or not (question.words or question.pictures):
+            return []
+        before = cast("Recall | None", request.state.get("recall"))
+        if before is not None and before.message_id == question.target.id:
+            return list(before.hits)
+        return None
+
+    def _insert(
+        self, request: ModelRequest[Any], question: _Question, hits: list[Any]
+    ) -> tuple[ModelRequest[Any], Recall]:
+        fresh = [hit for hit in hits if not _is_visible(hit, question)][: self.k]
+        now = self.clock()
+        below: dict[str, list[dict[str, Any]]] = {}
+        if (request.model.profile or {}).get("image_inputs"):
+            below = picture_blocks(fresh, self.max_pictures)
+        block = format_memories(fresh, now, below=below)
+        messages: list[AnyMessage] = list(request.messages)
+        if block:
+            # By identity: two messages may be equal.
+            place = next(i for i, m in enumerate(messages) if m is question.target)
+            pictures = [picture for blocks in below.values() for picture in blocks]
+            messages[place] = insert_before_words(question.target, block, pictures)
+            request = request.override(messages=messages)
+        system = [request.system_message] if request.system_message else []
+        return request, Recall(
+            message_id=question.target.id or "",
+            question=question.words,
+            asked_at=now,
+            hits=tuple(fresh),
+            block=block,
+            sent=(*system, *messages),
+        )
+
+    # After the agent: remember
+
+    def after_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
+        """Remember the user's messages and the answer."""
+        for text, images, about in self._records(state):
+            self.memory.remember(text, images=images, **about)
+
+    async def aafter_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
+        """Remember the user's messages and the answer."""
+        for text, images, about in self._records(state):
+            await self.memory.aremember(text, images=images, **about)
+
+    def _records(self, state: MemoryState) -> list[tuple[str, list[Any], dict[str, Any]]]:
+        asked, answer = answered_turn(state["messages"])
+        now = self.clock()
+        recall = state.get("recall")
+        asked_at = recall.asked_at if recall is not None else now
+        thread = _thread()
+        records = []
+        for message in [*asked, *([answer] if answer else [])]:
+            is_user = isinstance(message, HumanMessage)
+            text = words_of(message)
+            pictures = pictures_of(message, self.media_policy, self._shelf)
+            images = [picture.data for picture in pictures]
+            about = {
+                "speaker": self.user_name if is_user else self.persona_name,
+                "at": asked_at if is_user else now,
+                "thread": thread,
+                "id": turn_id(thread, message),
+            }
+            if text or images:
+                records.append((text, images, about))
+        return records
+
+
+def _memory_of(store: BaseStore | Memory, user: str, persona: str) -> Memory:
+    if isinstance(store, BaseStore):
+        from mmagent_memory import LongTermMemory
+
+        return cast("Memory", LongTermMemory(store, user=user, persona=persona))
+    if not (hasattr(store, "recall") and hasattr(store, "remember")):
+        raise UsageError(
+            f"A memory must be a LangGraph store or a LongTermMemory, not {type(store).__name__}."
+        )
+    return store
+
+
+def _is_visible(hit: Any, question: _Question) -> bool:
+    return hit.id in question.seen or (not hit.images and hit.text in question.seen_words)
+
+
+def _thread() -> str | None:
+    """Return the id of the conversation that is running, if it has one."""
+    try:
+        thread = get_config().get("configurable", {}).get("thread_id")
+    except RuntimeError:
+        return None
+    return None if thread is None else str(thread)
