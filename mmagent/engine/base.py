@@ -1,0 +1,147 @@
+"""What an engine is: counts tokens, and answers a conversation piece by piece.
+
+Engines know nothing of LangChain; the chat model knows nothing of tensors. Between them are the
+few plain classes of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from mmagent.errors import ContextOverflowError, UsageError
+from mmagent.messages import Conversation
+
+__all__ = ["Chunk", "Engine", "FinishReason", "Modality", "Sampling", "Usage", "room_for_answer"]
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen, and when to end.
+
+    Attributes:
+        max_tokens: Most tokens of the answer; None leaves it to the context window.
+        temperature: 0 takes the likeliest token; None is what the checkpoint recommends.
+        top_p: Sample from the likeliest tokens that together have this probability.
+        top_k: Sample from this many of the likeliest tokens.
+        min_p: Drop tokens less likely than this share of the likeliest one.
+        num_beams: More than one searches for the likeliest answer; it arrives in one piece.
+        repetition_penalty: Above 1 makes tokens that were used before less likely.
+        seed: Makes sampling repeatable, whatever else the model answers at the same time.
+        stop: Texts that end the answer; they are not part of it.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    num_beams: int = 1
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the ranges, so that mistakes are named before a model runs."""
+        rules: list[tuple[str, bool, str]] = [
+            ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("num_beams", self.num_beams >= 1, "at least 1"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty is None or self.repetition_penalty > 0,
+                "above 0",
+            ),
+            ("stop", all(self.stop), "texts that are not empty"),
+        ]
+        for name, holds, range_ in rules:
+            if not holds:
+                raise UsageError(f"{name} must be {range_}; it is {getattr(self, name)!r}.")
+
+    @property
+    def samples(self) -> bool | None:
+        """Whether chance has a part; None leaves it to the checkpoint."""
+        if self.temperature is not None:
+            return self.temperature > 0
+        if any(value is not None for value in (self.top_p, self.top_k, self.min_p)):
+            return True
+        return None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer.
+
+    Attributes:
+        input_tokens: Of the whole prompt, pictures included.
+        output_tokens: Generated, thoughts included.
+        cache_read: Those of the prompt that were still known from an earlier turn.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cache_read: int = 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer; the last one has the reason why it ended and the usage."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A model that answers conversations. Safe to share between threads."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, for traces."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together."""
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the model can be shown."""
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Exactly the tokens that the prompt of this conversation has."""
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
+
+    def generate(
+        self, conversation: Conversation, sampling: Sampling, *, adapter: str | None = None
+    ) -> Iterator[Chunk]:
+        """Answer in pieces; closing the iterator stops the work at once.
+
+        Raises:
+            ContextOverflowError: Before anything is generated.
+            GenerationError: The model failed.
+        """
+
+
+def room_for_answer(prompt_tokens: int, context_length: int, wanted: int | None) -> int:
+    """How many tokens the answer may have.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room for even one.
+    """
+    room = context_length - prompt_tokens
+    if room < 1:
+        raise ContextOverflowError(
+            f"The prompt has {prompt_tokens:,} tokens and the model's context window "
+            f"{context_length:,}: shorten the conversation, or use a model with a longer window."
+        )
+    return room if wanted is None else min(wanted, room)

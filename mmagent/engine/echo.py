@@ -1,0 +1,98 @@
+"""An engine without a model: it says back what it was told, always the same.
+
+For tests, demonstrations and plumbing: `ChatMMAgent(model="echo")`. It counts tokens, streams,
+honours `max_tokens` and `stop`, and looks at pictures as far as their size and colour.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+
+from mmagent.engine.base import Chunk, FinishReason, Modality, Sampling, Usage, room_for_answer
+from mmagent.engine.textstream import StopFilter
+from mmagent.media import LoadedImage
+from mmagent.messages import Conversation
+
+__all__ = ["EchoEngine"]
+
+_TOKEN = re.compile(r"\s*\S+|\s+")
+_TOKENS_PER_IMAGE = 16
+_TOKENS_PER_TURN = 2
+
+
+class EchoEngine:
+    """Answers "You said: ..." with the last user turn; a token is a word."""
+
+    def __init__(self, *, context_length: int = 8192) -> None:
+        self._context_length = context_length
+
+    @property
+    def name(self) -> str:
+        """The model's name, for traces."""
+        return "echo"
+
+    @property
+    def context_length(self) -> int:
+        """Most words of prompt and answer together."""
+        return self._context_length
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """Text and images."""
+        return frozenset({"text", "image"})
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Words, with 16 for a picture and 2 around each turn."""
+        words = sum(
+            len(_TOKEN.findall(part["text"])) if part["type"] == "text" else _TOKENS_PER_IMAGE
+            for turn in conversation.turns
+            for part in turn["content"]
+        )
+        return words + _TOKENS_PER_TURN * len(conversation.turns)
+
+    def token_ids(self, text: str) -> list[int]:
+        """One number a word."""
+        return [zlib.crc32(word.encode("utf-8", "replace")) for word in _TOKEN.findall(text)]
+
+    def generate(
+        self, conversation: Conversation, sampling: Sampling, *, adapter: str | None = None
+    ) -> Iterator[Chunk]:
+        """Say the last user turn back, word by word."""
+        asked = self.count_tokens(conversation)
+        room = room_for_answer(asked, self.context_length, sampling.max_tokens)
+        return self._answer(_TOKEN.findall(_echo(conversation)), asked, room, sampling)
+
+    def _answer(
+        self, words: list[str], asked: int, room: int, sampling: Sampling
+    ) -> Iterator[Chunk]:
+        stop = StopFilter(sampling.stop)
+        produced = 0
+        for word in words[:room]:
+            produced += 1
+            text = stop.push(word)
+            if text:
+                yield Chunk(text)
+            if stop.stopped:
+                break
+        reason: FinishReason = "length" if len(words) > room and not stop.stopped else "stop"
+        yield Chunk(stop.finish(), reason, Usage(asked, produced))
+
+
+def _echo(conversation: Conversation) -> str:
+    images = iter(conversation.images)
+    said = ""
+    for turn in conversation.turns:
+        parts = [
+            part["text"] if part["type"] == "text" else _describe(next(images))
+            for part in turn["content"]
+        ]
+        if turn["role"] == "user":
+            said = " ".join(parts)
+    return f"You said: {said}"
+
+
+def _describe(image: LoadedImage) -> str:
+    red, green, blue = image.pil().resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    return f"[picture {image.width}x{image.height} #{red:02x}{green:02x}{blue:02x}]"

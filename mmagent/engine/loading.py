@@ -1,0 +1,222 @@
+"""Checkpoints from folders and hubs: which class, which processor, and clear words when not.
+
+No code from a checkpoint is run, and weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmagent.errors import MissingDependencyError, ModelNotFoundError, UsageError
+
+__all__ = ["Checkpoint", "attach_adapter", "load_checkpoint"]
+
+_LOGGER = logging.getLogger(__name__)
+
+# Attention over the whole prompt in both directions: what is remembered of its beginning would
+# change with its end.
+_PREFIX_ATTENTION = frozenset({"paligemma"})
+# Positions of pictures kept on the model, or pixels fed to layers of their own: not a function
+# of the tokens before, which is what the cache assumes.
+_OTHER_STATE = frozenset({"mllama"})
+
+
+@dataclass
+class Checkpoint:
+    """A model, its processor, and what they can do.
+
+    Attributes:
+        model: The transformers model, in evaluation mode.
+        processor: Its processor; the tokenizer for a model that takes text alone.
+        image_token_id: The placeholder of a picture; None for text-only models.
+        context_length: Most tokens of prompt and answer.
+        reusable: Whether attention's keys and values may be kept between turns.
+    """
+
+    model: Any
+    processor: Any
+    image_token_id: int | None
+    context_length: int
+    reusable: bool
+
+
+def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
+    """Load a folder, or a name on the model hub.
+
+    Args:
+        path: What `mmagent.models.resolve_model` returned.
+        device: A torch device, or "auto": a GPU where there is one.
+        dtype: A torch dtype by name, or "auto": float32 on a CPU, else the checkpoint's.
+
+    Raises:
+        ModelNotFoundError: Nothing there, or not a checkpoint.
+        UsageError: A checkpoint that this engine cannot drive.
+        MissingDependencyError: Its processor needs a package that is not installed.
+    """
+    import torch
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+        AutoTokenizer,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
+
+    place = choose_device(device)
+    local = Path(path).is_dir()
+    common: dict[str, Any] = {"local_files_only": local}
+    with _translated(path):
+        config = AutoConfig.from_pretrained(path, **common)
+        sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        if not sees and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UsageError(
+                f"A checkpoint of the type {config.model_type!r} does not answer in text; "
+                "use a vision-language model or a causal language model."
+            )
+        # The processor first: it is small, and it is what is missing a package.
+        reader: Any = AutoProcessor if sees else AutoTokenizer
+        processor = reader.from_pretrained(path, **common)
+        loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model = loader.from_pretrained(
+            path,
+            dtype=choose_dtype(dtype, place),
+            use_safetensors=True,
+            **common,
+        )
+        model = model.to(torch.device(place)).eval()
+    image_token_id = None
+    if sees:
+        image_token_id = getattr(model.config, "image_token_id", None)
+        if image_token_id is None:
+            image_token_id = getattr(processor, "image_token_id", None)
+    text_config = model.config.get_text_config(decoder=True)
+    return Checkpoint(
+        model=model,
+        processor=processor,
+        image_token_id=image_token_id,
+        context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
+        reusable=_is_reusable(model, text_config),
+    )
+
+
+def attach_adapter(checkpoint: Checkpoint, adapter: str, name: str) -> None:
+    """Put a PEFT adapter on the checkpoint's model, under a name, next to others.
+
+    Raises:
+        ModelNotFoundError: No adapter there.
+        UsageError: An adapter of another model.
+    """
+    from peft import PeftModel
+
+    folder = Path(adapter).expanduser()
+    if folder.exists() and not (folder / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"{folder} is not an adapter: it has no adapter_config.json; "
+            "name the folder that the fine-tuning wrote."
+        )
+    where = str(folder) if folder.is_dir() else adapter
+    peft_model = getattr(checkpoint.model, "_mmagent_peft", None)
+    try:
+        with _translated(adapter):
+            if peft_model is None:
+                peft_model = PeftModel.from_pretrained(checkpoint.model, where, adapter_name=name)
+                # The adapter's layers now sit inside the base model, which generates as before.
+                object.__setattr__(checkpoint.model, "_mmagent_peft", peft_model)
+            else:
+                peft_model.load_adapter(where, adapter_name=name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"The adapter {adapter} does not fit this model; it was trained on another one "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    peft_model.eval()
+
+
+def choose_device(device: str) -> str:
+    """A torch device by name; "auto" prefers CUDA, then Apple's GPU, then the CPU."""
+    import torch
+
+    if device != "auto":
+        try:
+            torch.device(device)
+        except RuntimeError:
+            raise UsageError(
+                f"{device!r} is not a torch device; use auto, cpu, cuda, cuda:1 or mps."
+            ) from None
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError("There is no CUDA GPU that torch can use here; use device='cpu'.")
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> Any:
+    """A torch dtype by name; "auto" is float32 on a CPU, which decodes fastest there."""
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"{dtype!r} is not a dtype; use auto, float32, bfloat16 or float16.")
+    return found
+
+
+def _is_reusable(model: Any, text_config: Any) -> bool:
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    if model.config.is_encoder_decoder:
+        return False
+    if model.config.model_type in _PREFIX_ATTENTION | _OTHER_STATE:
+        return False
+    if any(hasattr(module, "rope_deltas") for module in (model, getattr(model, "model", None))):
+        return False
+    layers = DynamicCache(config=text_config).layers
+    # A recurrent state has no beginning to go back to.
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Errors of transformers while loading, in words that say what to do."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ImportError as error:
+        hint = _pip_hint(str(error))
+        raise MissingDependencyError(
+            f"Loading {path} needs a package that is not installed: {hint}."
+        ) from error
+    except OSError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFoundError(
+            f"No usable checkpoint at {path}: {first} "
+            "Name a folder with config.json and safetensors weights, or a model of the hub."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"The checkpoint {path} cannot be loaded: {first}") from error
+
+
+def _pip_hint(message: str) -> str:
+    lowered = message.lower()
+    for package, command in (
+        ("torchvision", "pip install torchvision"),
+        ("sentencepiece", "pip install sentencepiece"),
+        ("tiktoken", "pip install tiktoken"),
+        ("num2words", "pip install num2words"),
+    ):
+        if package in lowered:
+            return command
+    return message.strip().splitlines()[0] if message.strip() else "see above"

@@ -1,0 +1,94 @@
+"""What a model can do, told before it is loaded: from its `config.json` alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import ModelProfile
+
+__all__ = ["profile_of"]
+
+_BUNDLED_CONTEXT = 8192
+_ECHO_CONTEXT = 8192
+
+
+def profile_of(
+    model: str, *, context_length: int | None = None, max_tokens: int | None = None
+) -> ModelProfile:
+    """LangChain's profile of a model, every flag set.
+
+    Args:
+        model: "tiny", "echo", a folder, or a name on the hub.
+        context_length: The window, if it is known better than from the checkpoint.
+        max_tokens: Most tokens of an answer, if limited.
+    """
+    config = _config_of(model)
+    window = context_length or _window(model, config)
+    sees = model in ("tiny", "echo") or "vision_config" in config or not config
+    return describe(sees=sees, window=window, max_tokens=max_tokens)
+
+
+def describe(*, sees: bool, window: int | None, max_tokens: int | None) -> ModelProfile:
+    """The profile of a model whose modalities and window are known.
+
+    Some readers of profiles reject only an explicit False, so nothing is left open.
+    """
+    profile: ModelProfile = {
+        "text_inputs": True,
+        "image_inputs": sees,
+        "image_url_inputs": sees,
+        "image_tool_message": sees,
+        "pdf_inputs": False,
+        "pdf_tool_message": False,
+        "audio_inputs": False,
+        "video_inputs": False,
+        "text_outputs": True,
+        "image_outputs": False,
+        "audio_outputs": False,
+        "video_outputs": False,
+        "reasoning_output": False,
+        "tool_calling": False,
+        "tool_choice": False,
+        "tool_call_streaming": False,
+        "structured_output": False,
+        "attachment": sees,
+        "temperature": True,
+        "open_weights": True,
+        "mid_conversation_system_messages": True,
+        "mid_conversation_tools": False,
+    }
+    if window is not None:
+        profile["max_input_tokens"] = window
+        profile["max_output_tokens"] = min(window, max_tokens or window)
+    return profile
+
+
+def _window(model: str, config: dict[str, Any]) -> int | None:
+    if model == "tiny":
+        return _BUNDLED_CONTEXT
+    if model == "echo":
+        return _ECHO_CONTEXT
+    text = config.get("text_config", config)
+    found = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    return int(found) if isinstance(found, int) else None
+
+
+def _config_of(model: str) -> dict[str, Any]:
+    """The checkpoint's configuration if it is on this machine, else nothing."""
+    places = [Path(model).expanduser() / "config.json"]
+    if "/" in model and not Path(model).expanduser().exists():
+        home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+        snapshots = hub / f"models--{model.replace('/', '--')}" / "snapshots"
+        places += sorted(snapshots.glob("*/config.json"))
+    for place in places:
+        try:
+            config = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            return config
+    return {}

@@ -1,0 +1,309 @@
+"""From a conversation to the tokens of a prompt, and to the pixels that a prefill needs.
+
+A prompt has two lists of the same length. `ids` is what the model reads. `keys` is what the cache
+compares: the same numbers, but where a picture's placeholders stand, numbers made from the
+picture's hash, since the placeholders of different pictures are the same tokens.
+
+Shapes: `ids` and `keys` are (tokens,); tensors of a prefill are (1, tokens, ...) or whatever the
+processor makes of pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmagent.engine.sanitize import Sanitizer
+from mmagent.errors import GenerationError, MediaError, UsageError
+from mmagent.media import LoadedImage
+from mmagent.messages import Conversation, Turn
+
+__all__ = ["Prompt", "PromptBuilder"]
+
+_TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass
+class Prompt:
+    """Tokens of one conversation.
+
+    Attributes:
+        ids: What the model reads.
+        keys: What the cache compares.
+        images: The pictures, in order.
+        spans: For each picture, the positions [first, last + 1) that its placeholders lie in.
+        extras: Further inputs with one number per token (token types), by name.
+    """
+
+    ids: list[int]
+    keys: list[int]
+    images: tuple[LoadedImage, ...] = ()
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    extras: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Footprint:
+    """What one picture becomes in a prompt: how many placeholders, and which text around them."""
+
+    placeholders: int
+    replacement: str | None
+
+
+class PromptBuilder:
+    """Uses a processor (or, for text-only models, a tokenizer) and its chat template."""
+
+    def __init__(
+        self, processor: Any, *, image_token_id: int | None, sanitize: bool = True
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.image_token_id = image_token_id
+        self.sees = image_token_id is not None
+        marks = [getattr(processor, name, None) for name in ("image_token", "boi_token")]
+        self.sanitizer = Sanitizer(self.tokenizer, [m for m in marks if m]) if sanitize else None
+        self._placeholder = self._find_placeholder([m for m in marks if m]) if self.sees else None
+        self._footprints: OrderedDict[str, _Footprint] = OrderedDict()
+        # Known after the first prompt with pictures: whether texts can be expanded from cached
+        # footprints, giving what the processor itself gives. Otherwise it reads every picture
+        # of the conversation again, each turn.
+        self._expands: bool | None = None
+
+    # ---- from turns to tokens --------------------------------------------------------------
+
+    def build(self, conversation: Conversation) -> Prompt:
+        """The prompt, ending where the answer begins.
+
+        Raises:
+            MediaError: The model takes no pictures, or its template cannot place them.
+            UsageError: The chat template refuses the conversation.
+        """
+        if conversation.images and not self.sees:
+            raise MediaError(
+                "This model takes no images; use a vision-language model, or send text alone."
+            )
+        if conversation.images and self._placeholder is None:
+            raise MediaError(
+                "The model's chat template has no place for images; "
+                "give the checkpoint a template that writes its image token, or send text alone."
+            )
+        if self.sanitizer is not None:
+            conversation = self.sanitizer.conversation(conversation)
+        text = self._render(conversation)
+        if not conversation.images:
+            ids = self._tokenize(text)
+            return Prompt(ids, list(ids), extras=self._extras_like(ids))
+        footprints = [self._footprint(image) for image in conversation.images]
+        ids, extras = self._with_images(text, conversation.images, footprints)
+        keys, spans = self._keys(ids, conversation.images, footprints)
+        return Prompt(ids, keys, conversation.images, spans, extras)
+
+    def _render(self, conversation: Conversation) -> str:
+        """The template's text, one placeholder a picture."""
+        first_error: Exception | None = None
+        wanted = len(conversation.images)
+        for turns in _ways_to_say(conversation.turns, self.sees):
+            try:
+                text: str = self.processor.apply_chat_template(
+                    list(turns),
+                    tools=list(conversation.tools) or None,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            except Exception as error:  # Jinja, and whatever a template raises by itself
+                first_error = first_error or error
+                continue
+            if not wanted or text.count(self._placeholder or "") == wanted:
+                return text
+        if first_error is not None:
+            raise UsageError(
+                f"The model's chat template refuses this conversation: {first_error}."
+            ) from first_error
+        raise MediaError(
+            "The model's chat template does not show all pictures of this conversation; "
+            "send them in user messages."
+        )
+
+    def _tokenize(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        # Processors add the tokens that a template left out; tokenizers leave that to templates.
+        adds = self.sees and not (bos and text.startswith(bos))
+        ids: list[int] = self.tokenizer(text, add_special_tokens=adds)["input_ids"]
+        return ids
+
+    # ---- pictures --------------------------------------------------------------------------
+
+    def pixels(self, images: Sequence[LoadedImage]) -> dict[str, Any]:
+        """Tensors for these pictures alone, in the layout of this processor."""
+        if not images:
+            return {}
+        made = self._process(" ".join([self._placeholder or ""] * len(images)), images)
+        return {name: value for name, value in made.items() if name not in _TEXT_KEYS}
+
+    def _process(self, text: str, images: Sequence[LoadedImage]) -> Any:
+        try:
+            return self.processor(
+                text=[text],
+                images=[[image.pil() for image in images]],
+                return_tensors="pt",
+                **self._special_tokens_for(text),
+            )
+        except Exception as error:
+            raise GenerationError(
+                f"The model's processor cannot read the pictures ({type(error).__name__}: {error})."
+            ) from error
+
+    def _special_tokens_for(self, text: str) -> dict[str, Any]:
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+
+    def _footprint(self, image: LoadedImage) -> _Footprint:
+        known = self._footprints.get(image.sha256)
+        if known is not None:
+            self._footprints.move_to_end(image.sha256)
+            return known
+        replacement = self._replacement(image) if self._expands is not False else None
+        if replacement is not None:
+            ids = self.tokenizer(replacement, add_special_tokens=False)["input_ids"]
+        else:
+            ids = self._process(self._placeholder or "", [image])["input_ids"][0].tolist()
+        footprint = _Footprint(ids.count(self.image_token_id), replacement)
+        self._footprints[image.sha256] = footprint
+        while len(self._footprints) > 4096:
+            self._footprints.popitem(last=False)
+        return footprint
+
+    def _replacement(self, image: LoadedImage) -> str | None:
+        """The text that the processor puts in a picture's place, if it works that way."""
+        try:
+            options = self.processor._merge_kwargs(
+                tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt"
+            )["images_kwargs"]
+            _, replacements = self.processor._process_images([[image.pil()]], **options)
+            return str(replacements[0])
+        except Exception:  # an older way of processing; the processor itself does it then
+            self._expands = False
+            return None
+
+    def _with_images(
+        self, text: str, images: Sequence[LoadedImage], footprints: list[_Footprint]
+    ) -> tuple[list[int], dict[str, list[int]]]:
+        expanded = self._expand(text, footprints) if self._expands is not False else None
+        if expanded is not None and self._expands:
+            return expanded
+        made = self._process(text, images)
+        ids = made["input_ids"][0].tolist()
+        extras = {
+            name: made[name][0].tolist()
+            for name in ("token_type_ids", "mm_token_type_ids")
+            if name in made
+        }
+        self._expands = expanded == (ids, extras)
+        self._extra_names = tuple(extras)
+        return ids, extras
+
+    _extra_names: tuple[str, ...] = ()
+
+    def _expand(
+        self, text: str, footprints: list[_Footprint]
+    ) -> tuple[list[int], dict[str, list[int]]] | None:
+        if self._placeholder is None or any(f.replacement is None for f in footprints):
+            return None
+        pieces = text.split(self._placeholder)
+        whole = pieces[0]
+        for footprint, piece in zip(footprints, pieces[1:], strict=True):
+            whole += f"{footprint.replacement}{piece}"
+        ids = self._tokenize(whole)
+        return ids, self._extras_like(ids)
+
+    def _extras_like(self, ids: list[int]) -> dict[str, list[int]]:
+        if not self.sees:
+            return {}
+        kinds = [int(token == self.image_token_id) for token in ids]
+        names = self._extra_names or self._extra_names_from_processor()
+        return {name: list(kinds) for name in names}
+
+    def _extra_names_from_processor(self) -> tuple[str, ...]:
+        made = self.processor(text=["a"])
+        self._extra_names = tuple(
+            name for name in ("token_type_ids", "mm_token_type_ids") if name in made
+        )
+        return self._extra_names
+
+    def _keys(
+        self, ids: list[int], images: Sequence[LoadedImage], footprints: list[_Footprint]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        places = [at for at, token in enumerate(ids) if token == self.image_token_id]
+        counts = [footprint.placeholders for footprint in footprints]
+        names = [image.sha256 for image in images]
+        if sum(counts) != len(places):
+            # How many placeholders a picture has depends on the others here: then only all of
+            # them together have an identity.
+            names, counts = [hashlib.sha256("".join(names).encode()).hexdigest()], [len(places)]
+        keys, spans, used = list(ids), [], 0
+        for name, count in zip(names, counts, strict=True):
+            mine = places[used : used + count]
+            used += count
+            for at in mine:
+                keys[at] = -1 - int(name[:15], 16)
+            spans.append((mine[0], mine[-1] + 1) if mine else (0, 0))
+        if len(spans) < len(images):
+            spans = spans * len(images)
+        return keys, spans
+
+    def _find_placeholder(self, candidates: list[str]) -> str | None:
+        """The token that the template writes once for a picture."""
+        probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}]
+        try:
+            text = self.processor.apply_chat_template(probe, tokenize=False)
+        except Exception:
+            return None
+        return next((token for token in candidates if text.count(token) == 1), None)
+
+
+# ---- turns in the shapes that templates accept ---------------------------------------------
+
+
+def _ways_to_say(turns: Sequence[Turn], sees: bool) -> list[list[Turn]]:
+    """The turns as they are, and then as templates with narrower views want them."""
+    plain = [turn if sees else _flat(turn) for turn in turns]
+    return [plain, _tool_images_to_user(plain), _alternating(_tool_images_to_user(plain))]
+
+
+def _flat(turn: Turn) -> Turn:
+    """Content as one string, which templates of text-only models expect."""
+    text = "".join(part.get("text", "") for part in turn["content"])
+    return {**turn, "content": text}
+
+
+def _tool_images_to_user(turns: Sequence[Turn]) -> list[Turn]:
+    """Pictures that a tool returned, shown by the user right after the tools' turns."""
+    said: list[Turn] = []
+    held: list[dict[str, Any]] = []
+    for turn in turns:
+        if turn["role"] != "tool" and held:
+            said.append({"role": "user", "content": held})
+            held = []
+        content = turn["content"]
+        if turn["role"] == "tool" and isinstance(content, list):
+            held = held + [part for part in content if part["type"] == "image"]
+            turn = {**turn, "content": [part for part in content if part["type"] != "image"]}
+        said.append(turn)
+    return [*said, {"role": "user", "content": held}] if held else said
+
+
+def _alternating(turns: Sequence[Turn]) -> list[Turn]:
+    """System text inside the first user turn, and turns of one role in a row as one."""
+    said: list[Turn] = []
+    for turn in turns:
+        role = {"system": "user", "tool": "user"}.get(turn["role"], turn["role"])
+        if said and said[-1]["role"] == role:
+            before, now = said[-1]["content"], turn["content"]
+            gap: Any = "\n\n" if isinstance(now, str) else [{"type": "text", "text": "\n\n"}]
+            said[-1] = {**said[-1], "content": before + gap + now}
+        else:
+            said.append({**turn, "role": role})
+    return said
