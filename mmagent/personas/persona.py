@@ -12,22 +12,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator
 
 from mmagent.errors import PersonaError
-from mmagent.personas import cards
+from mmagent.personas import cards, containers
+from mmagent.personas.assets import main_icon, read_asset
 from mmagent.personas.cards import CARD_FIELDS, CardSource, Spec
+from mmagent.personas.charx import write_charx
 from mmagent.personas.png import PNG_SIGNATURE, write_text_chunks
 from mmagent.personas.prompt import Dialogue, parse_examples, render, render_system_prompt
+from mmagent.personas.report import ImportReport, report_on
 from mmagent_prompts import CatalogueError, entry_names, load_yaml, read_entry
 
 __all__ = ["Persona"]
 
-_FILE_SUFFIXES = {".yaml", ".yml", ".json", ".png"}
+_FILE_SUFFIXES = {".yaml", ".yml", ".json", ".png", ".charx"}
+_CARD_MARKS = {"spec", "first_mes", "mes_example", "char_name", "context"}
 
 
 class Persona(BaseModel):
     """A character: its instructions, description, greetings, examples and lore.
 
     It comes from the catalogue, from a YAML file of ours, or from a Character Card (V1, V2, V3;
-    JSON or PNG) with every field of it. `{{char}}` and `{{user}}` in the texts stand for the
+    PNG, JSON or CHARX) with every field of it. `{{char}}` and `{{user}}` in the texts stand for the
     names.
 
     Attributes:
@@ -93,7 +97,8 @@ class Persona(BaseModel):
         """Return a persona of the catalogue, or the one in a YAML file or character card.
 
         Args:
-            name_or_path: A name such as "mia", or the path of a `.yaml`, `.json` or `.png` file.
+            name_or_path: A name such as "mia", or the path of a `.yaml`,
+                `.json`, `.png` or `.charx` file.
 
         Raises:
             PersonaError: There is no such persona or file, or it cannot be used.
@@ -135,16 +140,17 @@ class Persona(BaseModel):
             PersonaError: The card is absent, damaged, or holds no usable character.
         """
         if isinstance(card, dict):
+            containers.check_depth(card, "the card")
             document = copy.deepcopy(card)
             return cls._of_source(CardSource(cards.spec_of(document), document), "the card")
         if isinstance(card, bytes):
-            return cls._of_source(cards.read_card(card, "the card"), "the card")
+            return cls._of_source(containers.read_card(card, "the card"), "the card")
         path = Path(card)
-        return cls._of_source(cards.read_card(_read_file(path), path.name), path.name)
+        return cls._of_source(containers.read_card(_read_file(path), path.name), path.name)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = "the file") -> Self:
-        """Return the persona in the bytes of a file of any form: PNG, JSON or YAML.
+        """Return the persona in the bytes of a file of any form: PNG, JSON, CHARX, YAML.
 
         Args:
             data: The file.
@@ -153,8 +159,8 @@ class Persona(BaseModel):
         Raises:
             PersonaError: No persona can be read from it.
         """
-        if data.startswith(PNG_SIGNATURE) or data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-            return cls._of_source(cards.read_card(data, source), source)
+        if containers.is_card_file(data):
+            return cls._of_source(containers.read_card(data, source), source)
         return cls._from_yaml_bytes(data, source)
 
     @classmethod
@@ -168,6 +174,9 @@ class Persona(BaseModel):
                 f"{source} is neither a persona (a YAML mapping with at least `name`) "
                 "nor a character card."
             )
+        if _CARD_MARKS & document.keys():
+            containers.check_depth(document, source)
+            return cls._of_source(CardSource(cards.spec_of(document), document, "yaml"), source)
         return cls._validated(document, source)
 
     @classmethod
@@ -221,10 +230,24 @@ class Persona(BaseModel):
         picture = picture or (self._card.picture if self._card else None)
         if picture is None or not picture.startswith(PNG_SIGNATURE):
             raise PersonaError(f"A card of {self.name} needs a picture; pass the bytes of a PNG.")
-        return write_text_chunks(picture, cards.png_texts(self.to_card(spec), self.to_json(spec)))
+        return write_text_chunks(
+            picture, containers.png_texts(self.to_card(spec), self.to_json(spec))
+        )
+
+    def to_charx(self) -> bytes:
+        """Return a CHARX file (V3) with the card; an imported one keeps its assets.
+
+        Raises:
+            PersonaError: An asset of the imported file is damaged.
+        """
+        archive = self._card.archive if self._card else None
+        raw_json = self.to_json("v3")
+        if archive is not None and self._card is not None and raw_json == self._card.raw_json:
+            return archive
+        return write_charx(raw_json, archive)
 
     def export(self, path: str | Path, *, picture: bytes | None = None) -> None:
-        """Write the persona to a file; the suffix (.yaml, .json, .png) names the form.
+        """Write the persona to a file; the suffix (.yaml, .json, .png, .charx) names the form.
 
         Raises:
             PersonaError: The suffix is another one, or the file cannot be written.
@@ -237,12 +260,38 @@ class Persona(BaseModel):
             data = self.to_json()
         elif suffix == ".png":
             data = self.to_png(picture)
+        elif suffix == ".charx":
+            data = self.to_charx()
         else:
-            raise PersonaError(f"{target.name}: name a file that ends in .yaml, .json or .png.")
+            raise PersonaError(
+                f"{target.name}: name a file that ends in .yaml, .json, .png or .charx."
+            )
         try:
             target.write_bytes(data)
         except OSError as error:
             raise PersonaError(f"{target} cannot be written: {error.strerror}.") from error
+
+    # What came with it
+
+    @property
+    def import_report(self) -> ImportReport | None:
+        """What was read, guessed and left without effect of the card; None if it is no card."""
+        return report_on(self._card) if self._card is not None else None
+
+    @property
+    def picture(self) -> bytes | None:
+        """The character's picture, if the card holds one."""
+        return main_icon(self._card, self.assets) if self._card is not None else None
+
+    def asset(self, uri: str) -> bytes:
+        """Return the bytes of one of `assets` by its `uri`; nothing is fetched from the web.
+
+        Raises:
+            PersonaError: The card does not hold it.
+        """
+        if self._card is None:
+            raise PersonaError(f"{self.name} was not read from a card, so it holds no assets.")
+        return read_asset(self._card, uri)
 
     # Speaking
 
@@ -289,8 +338,8 @@ class Persona(BaseModel):
 
 def _read_file(path: Path) -> bytes:
     try:
-        if path.stat().st_size > cards.MAX_FILE:
-            raise PersonaError(f"{path.name} is larger than {cards.MAX_FILE:,} bytes.")
+        if path.stat().st_size > containers.MAX_FILE:
+            raise PersonaError(f"{path.name} is larger than {containers.MAX_FILE:,} bytes.")
         return path.read_bytes()
     except FileNotFoundError:
         raise PersonaError(f"There is no file {path}; check the path.") from None

@@ -336,3 +336,19 @@ def test_memory_is_asked_with_the_users_words_and_sees_what_is_sent() -> None:
     )
     assert [note.text for note in memory.notes[1:]] == ["my cat?", "ok"]
     assert memory.notes[-1].speaker == "Rex"
+
+
+def test_a_picture_still_in_view_is_not_recalled(picture: Callable[..., bytes]) -> None:
+    memory = Notebook()
+    model = parrot("Cute!", "A cat.", profile={"image_inputs": True})
+    agent = agent_with(model, remembering(memory), checkpointer=InMemorySaver())
+    agent.invoke(*say(shown(picture("red"), "Look at my new cat")))
+    assert agent.invoke(*say("What cat?"))["recall"].hits == ()
+
+
+def test_a_history_sent_again_without_ids_is_not_recalled() -> None:
+    memory = Notebook()
+    agent = agent_with(parrot("Noted", "Nuts"), remembering(memory))
+    agent.invoke({"messages": [HumanMessage(NUTS)]})
+    history = [HumanMessage(NUTS), AIMessage("Noted"), HumanMessage("Am I allergic?")]
+    assert agent.invoke({"messages": history})["recall"].hits == ()

@@ -1,17 +1,18 @@
 import base64
 import json
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from card_files import chunk, packed, png_with
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmagent.errors import PersonaError
-from mmagent.personas.cards import CARD_FIELDS, MAX_JSON_DEPTH
+from mmagent.personas.cards import CARD_FIELDS
+from mmagent.personas.containers import MAX_JSON_DEPTH
 from mmagent.personas.persona import Persona
 from mmagent.personas.png import MAX_TEXT, write_text_chunks
 
@@ -51,19 +52,6 @@ V3_DATA = V2_DATA | {
 V2 = {"spec": "chara_card_v2", "spec_version": "2.0", "data": V2_DATA, "top": {"kept": True}}
 V3 = {"spec": "chara_card_v3", "spec_version": "3.0", "data": V3_DATA | {"future": [1.5, "x"]}}
 ALL = pytest.mark.parametrize("card", [V1, V2, V3], ids=["v1", "v2", "v3"])
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_with(picture: bytes, *chunks: bytes) -> bytes:
-    head, tail = picture[:33], picture[33:]
-    return head + b"".join(chunks) + tail
-
-
-def packed(card: dict[str, Any]) -> bytes:
-    return base64.b64encode(json.dumps(card).encode())
 
 
 @ALL

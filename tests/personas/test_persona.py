@@ -163,7 +163,7 @@ def test_what_cannot_be_found(tmp_path: Path) -> None:
 
 def test_export_names_its_forms_and_failures(tmp_path: Path) -> None:
     persona = Persona.load("mia")
-    with pytest.raises(PersonaError, match=r"ends in \.yaml, \.json or \.png"):
+    with pytest.raises(PersonaError, match=r"ends in \.yaml, \.json, \.png or \.charx"):
         persona.export(tmp_path / "x.txt")
     with pytest.raises(PersonaError, match="needs a picture"):
         persona.export(tmp_path / "x.png")
