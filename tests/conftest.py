@@ -20,6 +20,26 @@ for _name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_API_KEY"):
 import pytest  # noqa: E402
 
 
+def _real_models() -> Path:
+    from mmagent.home import models_folder
+
+    return models_folder()
+
+
+_MODELS = _real_models()  # before every test gets a home of its own
+
+
+@pytest.fixture
+def bundled_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the bundled model is assembled (`make test` sees to that)."""
+    if not any(_MODELS.glob("tiny-*/config.json")):
+        pytest.skip("the bundled model is not assembled here: run `mmagent pull tiny`")
+    home = tmp_path_factory.mktemp("bundled-home")
+    (home / "models").symlink_to(_MODELS, target_is_directory=True)
+    monkeypatch.setenv("MMAGENT_HOME", str(home))
+    return home
+
+
 @pytest.fixture(autouse=True)
 def _hermetic(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home of its own for every test, and the same random numbers every time."""
@@ -64,3 +84,11 @@ def picture() -> Callable[..., bytes]:
         return buffer.getvalue()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def llava_engine(tiny_llava: Path):
+    """One engine on `tiny_llava` for the tests that leave it as it was."""
+    from mmagent.engine.transformers_engine import TransformersEngine
+
+    return TransformersEngine(str(tiny_llava))
