@@ -150,8 +150,9 @@ class ChatMMAgent(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that an answer depends on: the key of LangChain's answer cache."""
-        names = ("model", "adapter", *_SAMPLING, "stop", "dtype", "context_length")
+        names = ("model", "adapter", *_SAMPLING, "dtype", "context_length")
         found = {name: getattr(self, name) for name in names}
+        found["stop_sequences"] = self.stop  # LangChain puts the call's own under "stop"
         found["sanitize_control_tokens"] = self.sanitize_control_tokens
         if self.engine is not None:
             found["engine"] = self.engine.name

@@ -17,7 +17,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for _name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_API_KEY"):
     os.environ.pop(_name, None)
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples every time, and no stopwatch: a busy machine is not a failure.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("house")
 
 
 def _real_models() -> Path:

@@ -23,11 +23,15 @@ __all__ = ["ConversationCache", "Remembered"]
 
 @dataclass
 class Remembered:
-    """Keys and values of attention for the tokens of `keys`, made with one adapter."""
+    """Keys and values of attention for the tokens of `keys`, made with one adapter.
+
+    The first `asked` of the tokens were a prompt; the others are its answer.
+    """
 
     keys: list[int]
     cache: Any
     adapter: str | None = None
+    asked: int = 0
 
     def size(self) -> int:
         """Bytes of all tensors."""
@@ -55,7 +59,7 @@ class Remembered:
                 part.keys = layer.keys[..., :length, :].clone()
                 part.values = layer.values[..., :length, :].clone()
             twin.layers.append(part)
-        return Remembered(self.keys[:length], twin, self.adapter)
+        return Remembered(self.keys[:length], twin, self.adapter, self.asked)
 
 
 @dataclass
@@ -79,9 +83,9 @@ class ConversationCache:
             if best is None:
                 return None
             entry = self._entries[best]
-            # The next turn of the same conversation keeps nearly all and may have the entry.
-            # A sibling (same persona, other user; an earlier turn asked anew) gets a copy.
-            if len(entry.keys) - length > max(32, len(entry.keys) // 4):
+            # The same question again, or the next turn, shares the whole former prompt and may
+            # have the entry. A sibling (same persona, other user; an edited turn) gets a copy.
+            if length < entry.asked - 1:
                 self._entries.move_to_end(best)
                 return entry.branch(length)
             del self._entries[best]

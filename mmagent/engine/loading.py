@@ -6,7 +6,7 @@ No code from a checkpoint is run, and weights are read from safetensors only.
 from __future__ import annotations
 
 import contextlib
-import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any
 from mmagent.errors import MissingDependencyError, ModelNotFoundError, UsageError
 
 __all__ = ["Checkpoint", "attach_adapter", "load_checkpoint"]
-
-_LOGGER = logging.getLogger(__name__)
 
 # Attention over the whole prompt in both directions: what is remembered of its beginning would
 # change with its end.
@@ -73,8 +71,17 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
 
     place = choose_device(device)
     local = Path(path).is_dir()
+    if not local and (Path(path).is_absolute() or path.startswith((".", "~")) or "\\" in path):
+        raise ModelNotFoundError(
+            f"There is no model folder {path}; check the path, or name a model of the hub."
+        )
     common: dict[str, Any] = {"local_files_only": local}
-    with _translated(path):
+    if local and not (Path(path) / "config.json").is_file():
+        raise ModelNotFoundError(
+            f"The folder {path} is not a checkpoint: it has no config.json; "
+            "name the folder that holds config.json and safetensors weights."
+        )
+    with _translated(path), _quietly():
         config = AutoConfig.from_pretrained(path, **common)
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         if not sees and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -124,21 +131,58 @@ def attach_adapter(checkpoint: Checkpoint, adapter: str, name: str) -> None:
             "name the folder that the fine-tuning wrote."
         )
     where = str(folder) if folder.is_dir() else adapter
+    misfit = UsageError(
+        f"The adapter {adapter} does not fit this model: it was trained on another one; "
+        "load the base model that it names."
+    )
+    if folder.is_dir() and not _fits(checkpoint.model, folder):
+        raise misfit  # before PEFT puts its layers in
     peft_model = getattr(checkpoint.model, "_mmagent_peft", None)
     try:
-        with _translated(adapter):
+        with _translated(adapter), warnings.catch_warnings():
+            # PEFT asks transformers for an attribute by its old name.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            # Weights that an adapter lacks would be random ones.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
             if peft_model is None:
                 peft_model = PeftModel.from_pretrained(checkpoint.model, where, adapter_name=name)
                 # The adapter's layers now sit inside the base model, which generates as before.
                 object.__setattr__(checkpoint.model, "_mmagent_peft", peft_model)
             else:
                 peft_model.load_adapter(where, adapter_name=name)
-    except RuntimeError as error:
-        raise UsageError(
-            f"The adapter {adapter} does not fit this model; it was trained on another one "
-            f"({str(error).splitlines()[0]})."
-        ) from error
+    except (RuntimeError, UserWarning) as error:
+        raise misfit from error
     peft_model.eval()
+
+
+def _fits(model: Any, folder: Path) -> bool:
+    """Whether the shapes of a LoRA adapter's matrices are those of the model's layers."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ModelNotFoundError(
+            f"{folder} has no adapter_model.safetensors; adapters in other formats are not loaded."
+        )
+    modules = dict(model.named_modules())
+    found = 0
+    try:
+        with safe_open(str(file), framework="pt") as tensors:
+            names = [name for name in tensors.keys() if ".lora_" in name]  # noqa: SIM118
+            for name in names:
+                module = modules.get(name.removeprefix("base_model.model.").split(".lora_")[0])
+                if module is None or not hasattr(module, "in_features"):
+                    continue
+                found += 1
+                shape = tensors.get_slice(name).get_shape()
+                wanted = module.in_features if ".lora_A" in name else module.out_features
+                if shape[1 if ".lora_A" in name else 0] != wanted:
+                    return False
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"The adapter file {file} is damaged; write or download it again."
+        ) from error
+    return bool(found) or not names
 
 
 def choose_device(device: str) -> str:
@@ -207,6 +251,21 @@ def _translated(path: str) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"The checkpoint {path} cannot be loaded: {first}") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No bar for reading weights from the disk; downloads keep theirs (they are the hub's)."""
+    from transformers.utils import logging as transformers_logging
+
+    bars: Any = transformers_logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _pip_hint(message: str) -> str:

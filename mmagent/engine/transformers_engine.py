@@ -26,6 +26,8 @@ from mmagent.messages import Conversation
 
 __all__ = ["TransformersEngine"]
 
+_UNKNOWN = "unknown"  # which adapter is active: loading one may have changed it
+
 
 class TransformersEngine:
     """Loads a checkpoint once and answers conversations with it; safe to share by threads."""
@@ -194,7 +196,7 @@ class TransformersEngine:
             if at_rest and self._reuses:
                 length = entry.cache.get_seq_length()
                 keys = (prompt.keys + produced)[:length]
-                self.cache.put(Remembered(keys, entry.cache, adapter))
+                self.cache.put(Remembered(keys, entry.cache, adapter, len(prompt.ids)))
 
     def _search(
         self, prompt: Prompt, sampling: Sampling, room: int, adapter: str | None
@@ -275,7 +277,7 @@ class TransformersEngine:
                 name = f"adapter{len(self._adapters)}"
                 attach_adapter(self._checkpoint, adapter, name)
                 self._adapters[adapter] = name
-                self._active = name
+                self._active = _UNKNOWN
             return self._adapters[adapter]
 
     def _activate(self, adapter: str | None) -> None:
@@ -286,8 +288,7 @@ class TransformersEngine:
         if adapter is None:
             peft_model.base_model.disable_adapter_layers()
         else:
-            if self._active is None:
-                peft_model.base_model.enable_adapter_layers()
+            peft_model.base_model.enable_adapter_layers()
             peft_model.set_adapter(adapter)
         self._active = adapter
 
