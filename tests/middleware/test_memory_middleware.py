@@ -352,3 +352,24 @@ def test_a_history_sent_again_without_ids_is_not_recalled() -> None:
     agent.invoke({"messages": [HumanMessage(NUTS)]})
     history = [HumanMessage(NUTS), AIMessage("Noted"), HumanMessage("Am I allergic?")]
     assert agent.invoke({"messages": history})["recall"].hits == ()
+
+
+def test_what_is_in_view_does_not_use_up_k() -> None:
+    memory = Notebook()
+    memory.remember("the cat is old", speaker="Sam", at=NOW, thread=None, id="other")
+    model = parrot("ok", "ok", "ok")
+    agent = agent_with(model, remembering(memory, k=1), checkpointer=InMemorySaver())
+    for text in ("my cat is the best", "the cat is my cat", "is the cat my old friend"):
+        result = agent.invoke(*say(text))
+    assert [hit.id for hit in result["recall"].hits] == ["other"]
+
+
+def test_the_same_picture_is_shown_once(picture: Callable[..., bytes]) -> None:
+    memory = Notebook()
+    for number in range(2):
+        memory.remember("cat", [picture()], speaker="Sam", at=NOW, thread=None, id=str(number))
+    model = parrot("ok", profile={"image_inputs": True})
+    agent_with(model, remembering(memory, max_pictures=2)).invoke(
+        {"messages": [HumanMessage("cat?")]}
+    )
+    assert [block["type"] for block in model.seen[0][-1].content] == ["image", "text"]
