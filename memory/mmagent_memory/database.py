@@ -1,0 +1,264 @@
+"""The SQLite file of a store: connections, transactions, and SQLite's errors in our words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmagent_memory.errors import (
+    CorruptStoreError,
+    MemoryStoreError,
+    MissingStoreError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreFullError,
+)
+from mmagent_memory.schema import create_or_check
+
+__all__ = ["DATABASE", "MARKER", "Database"]
+
+DATABASE = "memory.sqlite3"
+MARKER = "store.txt"
+"""Says that a store was made here, so that a vanished database is noticed, not made anew."""
+_MARK = "A memory store of mmagent lives in this folder; its data is in memory.sqlite3.\n"
+_BUSY_S = 30.0
+_CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
+    "SQLITE_READONLY": (
+        ReadOnlyStoreError,
+        "cannot be written; make the folder writable (chmod u+w), or copy the store elsewhere",
+    ),
+    "SQLITE_CANTOPEN": (
+        ReadOnlyStoreError,
+        "cannot be opened; make the folder readable and writable, or choose another one",
+    ),
+    "SQLITE_PERM": (ReadOnlyStoreError, "may not be opened; change its permissions"),
+    "SQLITE_FULL": (StoreFullError, "cannot grow, the disk is full; make room and try again"),
+    "SQLITE_IOERR": (
+        StoreFullError,
+        "could not be read or written by the system; check the disk and its free space",
+    ),
+    "SQLITE_BUSY": (
+        StoreBusyError,
+        "was held by another process for too long; try again, or close the other program",
+    ),
+    "SQLITE_LOCKED": (StoreBusyError, "is locked by another connection; try again"),
+    "SQLITE_CORRUPT": (
+        CorruptStoreError,
+        "is damaged; `mmagent memory verify` names what is hurt and `mmagent memory repair` "
+        "saves what is whole",
+    ),
+    "SQLITE_NOTADB": (
+        CorruptStoreError,
+        "is no database any more; `mmagent memory repair` saves what is whole, or put back a "
+        "copy from a backup",
+    ),
+}
+
+
+class Database:
+    """Connections to one store, shared by threads and safe over a fork.
+
+    One connection writes, under a lock; the others read side by side, each a snapshot.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """Open the store in a folder, or make one.
+
+        Raises:
+            MissingStoreError: There is none, and `create` is off.
+            MemoryStoreError: It cannot be used; see `mmagent_memory.errors`.
+        """
+        self.folder = folder
+        self.file = folder / DATABASE
+        self._lock = threading.RLock()
+        self._writer: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        marker = folder / MARKER
+        with self.translated():
+            if not create and not self.file.exists() and not marker.exists():
+                raise MissingStoreError(f"There is no memory in {folder}; check the folder's name.")
+            folder.mkdir(parents=True, exist_ok=True)
+            db = self._connect()
+            try:
+                create_or_check(db, str(self.file), may_create=not marker.exists())
+                self._turn_on_log(db)
+                # Opening must fail at once where writing would: an empty write takes the lock.
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("ROLLBACK")
+            except BaseException:
+                db.close()
+                raise
+            if not marker.exists():
+                _write_durably(marker, _MARK)
+            self._writer = db
+        _after_fork_forget(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection whose reads all see the same moment."""
+        with self.translated():
+            with self._lock:
+                self._check()
+                db = self._idle.pop() if self._idle else None
+            db = db or self._connect()
+            try:
+                db.execute("BEGIN")
+                yield db
+            finally:
+                self._give_back(db)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the writing connection in a transaction: committed on leaving, or undone."""
+        with self.translated(), self._lock:
+            db = self.writer()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A failed COMMIT may have ended the transaction by itself.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def exclusive(self) -> Iterator[sqlite3.Connection]:
+        """Give the writing connection outside of a transaction, other threads held off."""
+        with self.translated(), self._lock:
+            yield self.writer()
+
+    def writer(self) -> sqlite3.Connection:
+        """Return the writing connection; hold the lock while using it."""
+        self._check()
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
+
+    def drop_readers(self) -> None:
+        """Close idle reading connections, so that none keeps old pages alive."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+    def close(self) -> None:
+        """Close every connection; the log is folded into the database."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self.drop_readers()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn SQLite's and the system's errors into ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._in_our_words(error) from error
+        except OSError as error:
+            if isinstance(error, MemoryStoreError):
+                raise
+            raise ReadOnlyStoreError(
+                f"The memory folder {self.folder} cannot be used ({error.strerror or error}); "
+                "choose a folder that you can write."
+            ) from error
+
+    def _in_our_words(self, error: sqlite3.Error) -> MemoryStoreError:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        for prefix, (kind, words) in _CODES.items():
+            if name.startswith(prefix):
+                return kind(f"The memory in {self.file} {words} ({error}).")
+        if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
+            return CorruptStoreError(f"The memory in {self.file} lacks a table ({error}).")
+        return MemoryStoreError(f"The memory in {self.file} could not be used: {error}.")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self.file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("PRAGMA foreign_keys = ON")
+            db.execute("PRAGMA trusted_schema = OFF")
+            # Memory that is read but cannot be trusted to be whole must not be mapped.
+            db.execute("PRAGMA mmap_size = 0")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        with suppress(sqlite3.Error):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        with self._lock:
+            if not self._closed and len(self._idle) < 8:
+                self._idle.append(db)
+            else:
+                db.close()
+
+    def _turn_on_log(self, db: sqlite3.Connection) -> None:
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait for this lock by itself: others may be opening too.
+                busy = (error.sqlite_errorname or "").startswith("SQLITE_BUSY")
+                if not busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise ReadOnlyStoreError(
+                f"{self.folder} is on a file system without shared memory files, which the store "
+                "needs; choose a local folder."
+            )
+
+    def _check(self) -> None:
+        if self._closed:
+            raise MemoryStoreError("The store is closed; open it again with FaissStore(path).")
+
+    def _forget_connections(self) -> None:
+        # After a fork the parent's connections are not ours to use nor to close: SQLite's locks
+        # belong to the process that took them. They are kept so that nothing closes them.
+        self._inherited = (self._writer, self._idle)
+        self._writer, self._idle = None, []
+        self._lock = threading.RLock()
+
+
+def _after_fork_forget(database: Database) -> None:
+    reference = weakref.ref(database)
+
+    def forget() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._forget_connections()
+
+    os.register_at_fork(after_in_child=forget)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

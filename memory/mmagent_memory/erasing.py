@@ -1,0 +1,83 @@
+"""Erasing so that nothing is left on disk: rows, words, vectors, pictures, the log, snapshots."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmagent_memory.database import Database
+from mmagent_memory.records import EraseReceipt
+from mmagent_memory.search import Scope
+from mmagent_memory.writer import Writer
+
+__all__ = ["erase", "scrub"]
+
+INDEX_FOLDER = "index"
+"""Snapshots of vector indexes; each can be made anew."""
+
+
+def erase(database: Database, prefix: Sequence[str]) -> EraseReceipt:
+    """Remove everything in a namespace and below, and every trace of it on disk."""
+    before = _size(database.folder)
+    scope = Scope.of(prefix)
+    with database.writing() as db:
+        writer = Writer(db)
+        pictures = _count(db, "images")
+        found = db.execute(
+            f"SELECT id, ns FROM items WHERE {scope.condition}",  # noqa: S608
+            scope.parameters,
+        ).fetchall()
+        for number, namespace in found:
+            writer.remove(number, namespace)
+        # The names of users are traces too.
+        condition = scope.condition.replace("items.ns", "id")
+        db.execute(f"DELETE FROM namespaces WHERE {condition}", scope.parameters)  # noqa: S608
+        pictures -= _count(db, "images")
+    files, notes = scrub(database, thorough=True)
+    return EraseReceipt(
+        memories=len(found),
+        images=pictures,
+        files=tuple(files),
+        bytes_freed=max(0, before - _size(database.folder)),
+        complete=not notes,
+        notes=tuple(notes),
+    )
+
+
+def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
+    """Overwrite what deleted rows left behind; return the files touched and what could not be.
+
+    Deleted cells are zeroed as they go (`secure_delete`). Three places keep copies: the full
+    text index, until its parts are merged; snapshots of vectors; and the write-ahead log.
+
+    Args:
+        database: The store.
+        thorough: Also write the whole database anew, as after erasing a user.
+    """
+    notes: list[str] = []
+    files = [database.file.name, f"{database.file.name}-wal"]
+    for path in sorted((database.folder / INDEX_FOLDER).glob("*")):
+        path.unlink(missing_ok=True)
+        files.append(f"{INDEX_FOLDER}/{path.name}")
+    with database.exclusive() as db:
+        database.drop_readers()
+        db.execute("INSERT INTO full_text (full_text) VALUES ('optimize')")
+        if thorough:
+            db.execute("VACUUM")
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        notes.append(
+            "Another process is reading the store, so that its write-ahead log still holds the "
+            "old bytes; close that program and erase again."
+        )
+    return files, notes
+
+
+def _count(db: sqlite3.Connection, table: str) -> int:
+    count: int = db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+    return count
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

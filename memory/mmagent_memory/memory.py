@@ -1,0 +1,398 @@
+"""`LongTermMemory`: what one user and one persona have said and shown to each other."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from langgraph.store.base import BaseStore
+
+from mmagent_memory.backends import Backend, NewMemory, Question, Steps, arun, run
+from mmagent_memory.errors import MemoryUsageError
+from mmagent_memory.generic import GenericBackend
+from mmagent_memory.names import ANY_PERSONA, ROOT, decode_name, encode_name, memory_namespace
+from mmagent_memory.pictures import read_picture
+from mmagent_memory.ranking import Weights, rank
+from mmagent_memory.records import EraseReceipt, MemoryHit, Stored, hit_of
+from mmagent_memory.transfer import LineWriter, line_of, read_lines
+
+__all__ = ["LongTermMemory", "list_users"]
+
+_CANDIDATES = 100
+"""Most memories that each way of finding may propose."""
+_IMPORT_BATCH = 200
+# Inside the class, `list` is the method.
+_Hits = list[MemoryHit]
+_Batch = dict[tuple[str, ...], list[NewMemory]]
+
+
+class LongTermMemory:
+    """The memory of one user with one persona; nothing of another user is ever in it.
+
+    Works on any LangGraph store. On a `FaissStore` what is remembered is on disk when the call
+    returns, is found by words, meaning and pictures, and leaves no trace when it is erased.
+
+    Args:
+        store: Where memories are kept.
+        user: Whose they are; any name.
+        persona: With whom; each persona remembers for itself. None reads, forgets and erases
+            over all personas of the user, and remembers apart from all of them.
+        clock: What time it is, with a time zone.
+        weights: How the ways of finding are weighed.
+
+    Raises:
+        MemoryUsageError: A name is empty, or the store is no LangGraph store.
+    """
+
+    def __init__(
+        self,
+        store: BaseStore,
+        *,
+        user: str,
+        persona: str | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        weights: Weights | None = None,
+    ) -> None:
+        if not isinstance(store, BaseStore):
+            raise MemoryUsageError(
+                "A memory needs a LangGraph store, such as FaissStore(path), not "
+                f"{type(store).__name__}."
+            )
+        self.store = store
+        self.user = user
+        self.persona = persona
+        self.clock = clock
+        self.weights = weights or Weights()
+        self._namespace = memory_namespace(user, persona)
+        self._prefix = self._namespace if persona is not None else (ROOT, encode_name(user))
+        self._backend = _backend_of(store)
+
+    def remember(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        *,
+        speaker: str | None = None,
+        at: datetime | None = None,
+        thread: str | None = None,
+        id: str | None = None,
+        captions: Sequence[str | None] = (),
+        importance: float | None = None,
+    ) -> str:
+        """Keep what was said and shown, unchanged; return its id.
+
+        Args:
+            text: What was said; may be empty where there are pictures.
+            images: Pictures: bytes, paths, PIL images, `StoredImage`, or mappings with `data`
+                and `caption`; None for a picture of which only the caption is known.
+            speaker: Who said it.
+            at: When; by default now.
+            thread: In which conversation; the previous turn of the same one helps to find it.
+            id: A name for it. If there is a memory of that name already, nothing changes.
+            captions: What the pictures show, in their order; may go beyond `images`.
+            importance: 0–1; decides between memories that fit alike.
+
+        Raises:
+            MemoryUsageError: There is nothing to remember, or a picture cannot be read.
+            MemoryStoreError: It could not be stored; then nothing of it was.
+        """
+        memory = self._new(text, images, speaker, at, thread, id, captions, importance)
+        run(self.store, self._backend.add(self._namespace, [memory]))
+        return memory.key
+
+    async def aremember(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        *,
+        speaker: str | None = None,
+        at: datetime | None = None,
+        thread: str | None = None,
+        id: str | None = None,
+        captions: Sequence[str | None] = (),
+        importance: float | None = None,
+    ) -> str:
+        """Keep what was said and shown; see `remember`."""
+        memory = self._new(text, images, speaker, at, thread, id, captions, importance)
+        await arun(self.store, self._backend.add(self._namespace, [memory]))
+        return memory.key
+
+    def recall(
+        self,
+        question: str,
+        images: Sequence[Any] = (),
+        k: int = 10,
+        *,
+        captions: Sequence[str | None] = (),
+        now: datetime | None = None,
+    ) -> _Hits:
+        """Return the memories that fit a question best, best first.
+
+        Args:
+            question: In words; may be empty where there are pictures.
+            images: Pictures that belong to the question, as in `remember`.
+            k: Most memories.
+            captions: What the pictures show.
+            now: When it is asked; by default now.
+
+        Raises:
+            MemoryUsageError: `k` is negative, or a picture cannot be read.
+        """
+        return run(self.store, self._recall(question, images, k, captions, now))
+
+    async def arecall(
+        self,
+        question: str,
+        images: Sequence[Any] = (),
+        k: int = 10,
+        *,
+        captions: Sequence[str | None] = (),
+        now: datetime | None = None,
+    ) -> _Hits:
+        """Return the memories that fit a question best; see `recall`."""
+        return await arun(self.store, self._recall(question, images, k, captions, now))
+
+    def get(self, id: str) -> MemoryHit | None:
+        """Return one memory, or None if there is none of that id."""
+        return run(self.store, self._get(id))
+
+    async def aget(self, id: str) -> MemoryHit | None:
+        """Return one memory, or None if there is none of that id."""
+        return await arun(self.store, self._get(id))
+
+    def list(
+        self, limit: int | None = None, offset: int = 0, *, newest_first: bool = True
+    ) -> _Hits:
+        """Return memories by the time they are of, without a score."""
+        return run(self.store, self._list(limit, offset, newest_first))
+
+    async def alist(
+        self, limit: int | None = None, offset: int = 0, *, newest_first: bool = True
+    ) -> _Hits:
+        """Return memories by the time they are of, without a score."""
+        return await arun(self.store, self._list(limit, offset, newest_first))
+
+    def count(self) -> int:
+        """Return how many memories there are."""
+        return run(self.store, self._backend.count(self._prefix))
+
+    async def acount(self) -> int:
+        """Return how many memories there are."""
+        return await arun(self.store, self._backend.count(self._prefix))
+
+    def forget(self, id: str) -> bool:
+        """Remove one memory and every trace of it; False if there is none of that id."""
+        return run(self.store, self._forget(id))
+
+    async def aforget(self, id: str) -> bool:
+        """Remove one memory and every trace of it; False if there is none of that id."""
+        return await arun(self.store, self._forget(id))
+
+    def erase(self) -> EraseReceipt:
+        """Remove all of this memory and every trace of it on disk; return what went."""
+        return run(self.store, self._backend.erase(self._prefix))
+
+    async def aerase(self) -> EraseReceipt:
+        """Remove all of this memory and every trace of it on disk; return what went."""
+        return await arun(self.store, self._backend.erase(self._prefix))
+
+    def export_jsonl(self, path: str | Path) -> int:
+        """Write every memory with its pictures to a file; return how many."""
+        return run(self.store, self._export(path))
+
+    async def aexport_jsonl(self, path: str | Path) -> int:
+        """Write every memory with its pictures to a file; return how many."""
+        return await arun(self.store, self._export(path))
+
+    def import_jsonl(self, path: str | Path) -> int:
+        """Remember what `export_jsonl` wrote; return how many lines were read.
+
+        A memory whose id exists is left as it is, so importing twice does no harm. Without a
+        persona of its own this memory gives each line back to the persona that it names.
+        """
+        return run(self.store, self._import(path))
+
+    async def aimport_jsonl(self, path: str | Path) -> int:
+        """Remember what `export_jsonl` wrote; see `import_jsonl`."""
+        return await arun(self.store, self._import(path))
+
+    def __repr__(self) -> str:
+        return f"LongTermMemory(user={self.user!r}, persona={self.persona!r})"
+
+    def _new(
+        self,
+        text: str,
+        images: Sequence[Any],
+        speaker: str | None,
+        at: datetime | None,
+        thread: str | None,
+        id: str | None,
+        captions: Sequence[str | None],
+        importance: float | None,
+    ) -> NewMemory:
+        if not isinstance(text, str):
+            raise MemoryUsageError(f"The text must be a string, not {type(text).__name__}.")
+        pictures = tuple(read_picture(*pair) for pair in zip_longest(_several(images), captions))
+        if not text.strip() and not pictures:
+            raise MemoryUsageError("There is nothing to remember: give a text or a picture.")
+        if importance is not None and not 0 <= importance <= 1:
+            raise MemoryUsageError(f"The importance must lie between 0 and 1, not {importance}.")
+        if id is not None and (not isinstance(id, str) or not id):
+            raise MemoryUsageError(f"The id of a memory must be a non-empty string, not {id!r}.")
+        value = {
+            "text": text,
+            "speaker": speaker,
+            "at": (at or self.clock()).isoformat(),
+            "thread": thread,
+            "importance": importance,
+            "images": [picture.entry() for picture in pictures],
+        }
+        return NewMemory(id or secrets.token_hex(8), value, pictures)
+
+    def _recall(
+        self,
+        question: str,
+        images: Sequence[Any],
+        k: int,
+        captions: Sequence[str | None],
+        now: datetime | None,
+    ) -> Steps[_Hits]:
+        if k < 0:
+            raise MemoryUsageError(f"k must be 0 or more, not {k}.")
+        pictures = tuple(read_picture(*pair) for pair in zip_longest(_several(images), captions))
+        if k == 0 or not (question.strip() or pictures):
+            return []
+        found = yield from self._backend.candidates(
+            self._prefix, Question(question, pictures), max(_CANDIDATES, 2 * k)
+        )
+        moment = (now or self.clock()).timestamp()
+        signals = [
+            replace(
+                candidate.signals,
+                age_days=_age_days(candidate.stored, moment),
+                importance=candidate.stored.value.get("importance"),
+            )
+            for candidate in found
+        ]
+        return [
+            hit_of(
+                found[ranked.place].stored,
+                self._loader,
+                score=ranked.score,
+                explain=ranked.explain(),
+            )
+            for ranked in rank(signals, k, self.weights)
+        ]
+
+    def _get(self, id: str) -> Steps[MemoryHit | None]:
+        stored = yield from self._backend.get(self._prefix, id)
+        return None if stored is None else hit_of(stored, self._loader)
+
+    def _list(self, limit: int | None, offset: int, newest_first: bool) -> Steps[_Hits]:
+        if offset < 0 or (limit is not None and limit < 0):
+            raise MemoryUsageError("limit and offset must be 0 or more.")
+        every = yield from self._backend.everything(self._prefix)
+        every = sorted(every, key=lambda stored: (_moment(stored), stored.order))
+        if newest_first:
+            every.reverse()
+        end = None if limit is None else offset + limit
+        return [hit_of(stored, self._loader) for stored in every[offset:end]]
+
+    def _forget(self, id: str) -> Steps[bool]:
+        stored = yield from self._backend.get(self._prefix, id)
+        if stored is None:
+            return False
+        yield from self._backend.remove(stored)
+        return True
+
+    def _export(self, path: str | Path) -> Steps[int]:
+        every = yield from self._backend.everything(self._prefix)
+        writer: LineWriter = yield lambda: LineWriter(path)
+        try:
+            for stored in every:
+                hit = hit_of(stored, self._loader)
+                pictures: dict[str, bytes | None] = {}
+                for image in hit.images:
+                    if image.stored:
+                        pictures[image.id] = yield from self._backend.picture(
+                            stored.namespace, image.id
+                        )
+                writer.write(line_of(hit, pictures))
+            yield writer.finish
+        except BaseException:
+            writer.abandon()
+            raise
+        return len(every)
+
+    def _import(self, path: str | Path) -> Steps[int]:
+        count = 0
+        batch: _Batch = {}
+        for line in read_lines(path):
+            persona = line.pop("persona")
+            place = self._namespace
+            if self.persona is None and persona:
+                place = memory_namespace(self.user, persona)
+            memory = self._new(captions=(), **line)
+            batch.setdefault(place, []).append(memory)
+            count += 1
+            if count % _IMPORT_BATCH == 0:
+                yield from self._add_batch(batch)
+                batch = {}
+        yield from self._add_batch(batch)
+        return count
+
+    def _add_batch(self, batch: _Batch) -> Steps[None]:
+        for namespace, memories in batch.items():
+            yield from self._backend.add(namespace, memories)
+
+    def _loader(self, namespace: tuple[str, ...], image_id: str) -> Callable[[], bytes]:
+        def load() -> bytes:
+            data = run(self.store, self._backend.picture(namespace, image_id))
+            if data is None:
+                raise LookupError(f"The picture {image_id[:8]} has been forgotten.")
+            return data
+
+        return load
+
+
+def list_users(store: BaseStore) -> list[tuple[str, str | None]]:
+    """Return whose memories a store holds: pairs of user and persona, None for no persona."""
+    found = []
+    for namespace in run(store, _backend_of(store).users()):
+        if len(namespace) == 3:
+            label = namespace[2]
+            persona = None if label == ANY_PERSONA else decode_name(label)
+            found.append((decode_name(namespace[1]), persona))
+    return sorted(found, key=lambda pair: (pair[0], pair[1] or ""))
+
+
+def _backend_of(store: BaseStore) -> Backend:
+    # Here and not at the top: any other store needs none of FaissStore's machinery.
+    from mmagent_memory.store import FaissStore
+
+    if isinstance(store, FaissStore):
+        from mmagent_memory.native import NativeBackend
+
+        return NativeBackend(store)
+    return GenericBackend()
+
+
+def _several(images: Any) -> Sequence[Any]:
+    """Return pictures as a list; a single one is a slip that is easy to forgive."""
+    return [images] if isinstance(images, bytes | str | Path) else list(images)
+
+
+def _moment(stored: Stored) -> float:
+    at = stored.value.get("at")
+    return datetime.fromisoformat(at).timestamp() if at else -math.inf
+
+
+def _age_days(stored: Stored, now: float) -> float | None:
+    moment = _moment(stored)
+    return None if math.isinf(moment) else (now - moment) / 86_400

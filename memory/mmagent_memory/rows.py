@@ -1,0 +1,242 @@
+"""What is written into a row, and how it is read back: JSON, vectors, times, checksums."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmagent_memory.embedding import Matrix
+from mmagent_memory.errors import CorruptStoreError, MemoryUsageError
+
+__all__ = [
+    "IMAGE",
+    "TEXT",
+    "FullText",
+    "Picture",
+    "Put",
+    "Row",
+    "Vectors",
+    "bytes_of",
+    "labels_of",
+    "now_us",
+    "pack_vectors",
+    "path_of",
+    "row_checksum",
+    "to_json",
+    "unpack_vectors",
+]
+
+TEXT, IMAGE = 0, 1
+"""Kinds of vectors: of a text, of a picture."""
+
+MAX_VECTORS = 1024
+"""Most vectors of one item."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class FullText:
+    """The words by which an item is found; the columns of the full text table.
+
+    Attributes:
+        body: What was said.
+        about: Who said it, and when.
+        caption: What its pictures show.
+        context: What was said before it.
+    """
+
+    body: str = ""
+    about: str = ""
+    caption: str = ""
+    context: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.body or self.about or self.caption or self.context)
+
+    def columns(self) -> tuple[str | None, ...]:
+        """Return the columns, all None where there are no words."""
+        return (self.body, self.about, self.caption, self.context) if self else (None,) * 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be stored: its SHA-256, its kind, its size in pixels if known, its bytes."""
+
+    hash: bytes
+    mime_type: str
+    width: int | None
+    height: int | None
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of one item: `kinds` [n] (TEXT or IMAGE) and `matrix` [n, dims]."""
+
+    kinds: bytes
+    matrix: Matrix
+
+
+@dataclass(frozen=True)
+class Put:
+    """One item to be written, or removed where `value` is None.
+
+    Attributes:
+        index: As in LangGraph: None for the store's fields, False for none, or a list of paths.
+        ttl: Minutes until the item expires.
+        texts: The words to be found by; None for those at the indexed fields.
+        pictures: Pictures that belong to the item; None for those it already has.
+        keep_existing: Leave an item of the same key alone.
+        vectors: Vectors known already, as on import.
+        created_us: When it was first stored, if not now.
+    """
+
+    namespace: tuple[str, ...]
+    key: str
+    value: Mapping[str, Any] | None
+    index: Literal[False] | list[str] | None = None
+    ttl: float | None = None
+    texts: FullText | None = None
+    pictures: tuple[Picture, ...] | None = None
+    keep_existing: bool = False
+    vectors: Vectors | None = None
+    created_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item as read."""
+
+    id: int
+    namespace: tuple[str, ...]
+    key: str
+    value: dict[str, Any]
+    created: datetime
+    updated: datetime
+    has_ttl: bool = False
+
+    # In the order of `from_columns`.
+    COLUMNS = (
+        "items.id, namespaces.path, items.key, items.value, items.created, items.updated, "
+        "items.ttl, items.crc, items.fields, items.body, "
+        "items.about, items.caption, items.context"
+    )
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[Any]) -> Row:
+        """Return the row that was read with `COLUMNS`.
+
+        Raises:
+            CorruptStoreError: It does not match its checksum.
+        """
+        number, path, key, value, created, updated, ttl, crc, fields, *words = columns
+        if row_checksum(key, value, fields, words) != crc:
+            raise CorruptStoreError(
+                f"The memory {_readable(key)!r} is damaged on disk; `mmagent memory verify` lists "
+                "what is hurt and `mmagent memory repair` saves what is whole."
+            )
+        return cls(
+            id=number,
+            namespace=labels_of(path),
+            key=_readable(key),
+            value=json.loads(value),
+            created=_moment(created),
+            updated=_moment(updated),
+            has_ttl=ttl is not None,
+        )
+
+
+def now_us() -> int:
+    """Return the time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def bytes_of(text: str) -> bytes:
+    """Return a key or label as it is stored; lone surrogates survive."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _readable(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")
+
+
+def path_of(namespace: Sequence[str]) -> bytes:
+    """Return a namespace as it is stored: so that a prefix of labels is a prefix of bytes."""
+    return b"".join(bytes_of(label) + b"." for label in namespace)
+
+
+def labels_of(path: bytes) -> tuple[str, ...]:
+    """Return the labels of a stored namespace."""
+    return tuple(_readable(path).split(".")[:-1])
+
+
+def to_json(value: Mapping[str, Any], key: str) -> str:
+    """Return a value as JSON.
+
+    Raises:
+        MemoryUsageError: It holds something that JSON cannot.
+    """
+    try:
+        text = json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MemoryUsageError(
+            f"The value of {key!r} cannot be stored as JSON ({error}); store strings, numbers, "
+            "lists and mappings."
+        ) from error
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, as cut text has; JSON can spell it in ASCII.
+        return json.dumps(dict(value), separators=(",", ":"))
+    return text
+
+
+def row_checksum(key: bytes, value: str, fields: str | None, words: Sequence[str | None]) -> int:
+    """Return the checksum of what an item says; its vectors carry their own."""
+    crc = zlib.crc32(key)
+    for part in (value, fields, *words):
+        crc = zlib.crc32(b"\x00" if part is None else part.encode("utf-8", "replace"), crc)
+    return crc
+
+
+def pack_vectors(vectors: Vectors | None) -> tuple[bytes, bytes]:
+    """Return kinds and numbers as stored: little-endian float32, then their CRC-32."""
+    if vectors is None or not vectors.kinds:
+        return b"", b""
+    if len(vectors.kinds) > MAX_VECTORS:
+        raise MemoryUsageError(
+            f"One item would have {len(vectors.kinds)} vectors; index fewer fields, up to "
+            f"{MAX_VECTORS}."
+        )
+    data = vectors.matrix.astype("<f4").tobytes()
+    return vectors.kinds, data + zlib.crc32(vectors.kinds + data).to_bytes(4, "little")
+
+
+def unpack_vectors(number: int, kinds: bytes, blob: bytes, dims: int) -> Matrix:
+    """Return the vectors of an item, [n, dims].
+
+    Raises:
+        CorruptStoreError: They do not match their checksum.
+    """
+    data = blob[:-4]
+    whole = zlib.crc32(kinds + data) == int.from_bytes(blob[-4:], "little")
+    if not whole or len(data) != 4 * dims * len(kinds):
+        raise CorruptStoreError(
+            f"The vectors of memory number {number} are damaged on disk; `mmagent memory repair` "
+            "makes them anew from the text."
+        )
+    numbers: NDArray[np.float32] = np.frombuffer(data, dtype="<f4")
+    return numbers.reshape(len(kinds), dims)

@@ -1,0 +1,118 @@
+"""The tables of a store, its version, and the checks made when one is opened.
+
+    namespaces   one row a namespace; its path is its labels, each followed by "."
+    items        one row a memory or item; never changed in place: an update is a new row
+    full_text    FTS5 over the text columns of `items`, which it reads but does not copy
+    tombstones   which rows went, when; together with the ids of `items` the change sequence
+    images       pictures by the SHA-256 of their bytes
+    item_images  which item shows which picture
+    meta         the store's id, the embedder's fingerprint and dimension
+
+**The change sequence.** Ids of items and of tombstones come from one counter that only rises.
+Who has seen everything up to n is brought up to date by the items and tombstones above n.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from mmagent_memory.errors import CorruptStoreError, NewerStoreError
+
+__all__ = ["APPLICATION_ID", "FULL_TEXT_COLUMNS", "VERSION", "create_or_check"]
+
+VERSION = 1
+APPLICATION_ID = 0x6D6D656D  # "mmem"
+FULL_TEXT_COLUMNS = ("body", "about", "caption", "context")
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+CREATE TABLE items (
+    id INTEGER PRIMARY KEY,
+    ns INTEGER NOT NULL REFERENCES namespaces (id),
+    key BLOB NOT NULL,
+    value TEXT NOT NULL,
+    fields TEXT,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    ttl INTEGER,
+    expires INTEGER,
+    crc INTEGER NOT NULL,
+    kinds BLOB NOT NULL,
+    vectors BLOB NOT NULL,
+    body TEXT, about TEXT, caption TEXT, context TEXT
+);
+CREATE UNIQUE INDEX items_by_key ON items (ns, key);
+CREATE INDEX items_by_namespace ON items (ns);
+CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
+CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
+CREATE INDEX tombstones_by_namespace ON tombstones (ns);
+CREATE TABLE images (
+    hash BLOB PRIMARY KEY, mime TEXT NOT NULL, width INTEGER, height INTEGER, data BLOB NOT NULL
+);
+CREATE TABLE item_images (
+    item INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (item, hash)
+) WITHOUT ROWID;
+CREATE INDEX item_images_by_hash ON item_images (hash);
+CREATE VIRTUAL TABLE full_text USING fts5(
+    body, about, caption, context,
+    content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+);
+"""
+
+
+def create_or_check(db: sqlite3.Connection, where: str, *, may_create: bool) -> None:
+    """Make the tables of a new store, or check that an existing one can be used.
+
+    Args:
+        db: A connection in autocommit mode.
+        where: The file's name for messages.
+        may_create: Whether an empty database is a new store; otherwise it has lost its tables.
+
+    Raises:
+        NewerStoreError: A newer version wrote it.
+        CorruptStoreError: It is another program's database or has lost its tables.
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    if version == 0 and application == 0 and not _has_tables(db):
+        if not may_create:
+            raise CorruptStoreError(
+                f"{where} is empty, though a store was made there; put back a copy of it from a "
+                "backup, or delete the folder to begin anew."
+            )
+        _create(db)
+        return
+    if application != APPLICATION_ID:
+        raise CorruptStoreError(
+            f"{where} is a database of another program, or damaged; choose another folder, or "
+            "put back a copy from a backup."
+        )
+    if version > VERSION:
+        raise NewerStoreError(
+            f"{where} was written by a newer version of mmagent (format {version}, this one reads "
+            f"up to {VERSION}); upgrade with: pip install --upgrade mmagent"
+        )
+
+
+def _has_tables(db: sqlite3.Connection) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have been first.
+        if not _has_tables(db):
+            for statement in _TABLES.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('store', lower(hex(randomblob(16))))")
+            # Part of the transaction, so that a kill leaves either an empty file or a store.
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

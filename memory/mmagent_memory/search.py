@@ -1,0 +1,323 @@
+"""Reading items: by key, by filter, by words and by meaning; and listing namespaces."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from langgraph.store.base import ListNamespacesOp, MatchCondition
+from numpy.typing import NDArray
+
+from mmagent_memory.blocks import BlockCache
+from mmagent_memory.embedding import Matrix
+from mmagent_memory.errors import MemoryUsageError
+from mmagent_memory.filters import matches
+from mmagent_memory.rows import (
+    IMAGE,
+    TEXT,
+    Row,
+    Vectors,
+    bytes_of,
+    labels_of,
+    path_of,
+    unpack_vectors,
+)
+from mmagent_memory.text import full_text_query
+
+__all__ = ["Reader", "Scope", "nearest", "similarities"]
+
+_ALIVE = "(items.expires IS NULL OR items.expires > :now)"
+_JOINED = "items JOIN namespaces ON namespaces.id = items.ns"
+_CHUNK = 500
+"""Most ids in one SQL statement."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A namespace prefix as SQL: `condition` on `items.ns` and its parameters."""
+
+    condition: str
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, prefix: Sequence[str]) -> Scope:
+        """Return the scope of all namespaces that begin with these labels."""
+        if not prefix:
+            return cls("1", {})
+        path = path_of(prefix)
+        # "/" follows ".", so this is every path that begins with the whole labels.
+        return cls(
+            "items.ns IN (SELECT id FROM namespaces WHERE path >= :low AND path < :high)",
+            {"low": path, "high": path[:-1] + b"/"},
+        )
+
+
+class Reader:
+    """Reads from one connection, at one moment."""
+
+    def __init__(self, db: sqlite3.Connection, now: int, blocks: BlockCache) -> None:
+        self.db = db
+        self.now = now
+        self.blocks = blocks
+
+    def get(self, namespace: Sequence[str], key: str) -> Row | None:
+        """Return the item of a key, if there is one."""
+        columns = self.db.execute(
+            f"SELECT {Row.COLUMNS} FROM {_JOINED} WHERE namespaces.path = :path "  # noqa: S608
+            f"AND items.key = :key AND {_ALIVE}",
+            {"path": path_of(namespace), "key": bytes_of(key), "now": self.now},
+        ).fetchone()
+        return Row.from_columns(columns) if columns else None
+
+    def find(self, prefix: Sequence[str], key: str) -> Row | None:
+        """Return the item of a key in any namespace below a prefix."""
+        scope = Scope.of(prefix)
+        columns = self.db.execute(
+            f"SELECT {Row.COLUMNS} FROM {_JOINED} "  # noqa: S608
+            f"WHERE {scope.condition} AND items.key = :key AND {_ALIVE} LIMIT 1",
+            {**scope.parameters, "key": bytes_of(key), "now": self.now},
+        ).fetchone()
+        return Row.from_columns(columns) if columns else None
+
+    def count(self, prefix: Sequence[str]) -> int:
+        """Return how many items there are below a prefix."""
+        scope = Scope.of(prefix)
+        number: int = self.db.execute(
+            f"SELECT count(*) FROM items WHERE {scope.condition} AND {_ALIVE}",  # noqa: S608
+            {**scope.parameters, "now": self.now},
+        ).fetchone()[0]
+        return number
+
+    def vectors_of(self, number: int, dims: int) -> Vectors | None:
+        """Return the vectors of one item."""
+        kinds, blob = self.db.execute(
+            "SELECT kinds, vectors FROM items WHERE id = ?", (number,)
+        ).fetchone()
+        return Vectors(kinds, unpack_vectors(number, kinds, blob, dims)) if kinds else None
+
+    def rows(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Return items by their numbers; those that are gone are left out."""
+        found = {}
+        for start in range(0, len(numbers), _CHUNK):
+            wanted = ",".join(str(int(number)) for number in numbers[start : start + _CHUNK])
+            for columns in self.db.execute(
+                f"SELECT {Row.COLUMNS} FROM {_JOINED} "  # noqa: S608
+                f"WHERE items.id IN ({wanted}) AND {_ALIVE}",
+                {"now": self.now},
+            ):
+                row = Row.from_columns(columns)
+                found[row.id] = row
+        return found
+
+    def page(
+        self,
+        prefix: Sequence[str],
+        conditions: dict[str, Any] | None,
+        limit: int,
+        offset: int,
+        *,
+        without: Collection[int] = (),
+    ) -> list[Row]:
+        """Return items that fulfil a filter, oldest first, cut to a page."""
+        if limit <= 0:
+            return []
+        scope = Scope.of(prefix)
+        parameters = {**scope.parameters, "now": self.now}
+        cut = ""
+        if not conditions and not without:
+            cut = " LIMIT :limit OFFSET :offset"
+            parameters |= {"limit": limit, "offset": offset}
+            offset = 0
+        found: list[Row] = []
+        for columns in self.db.execute(
+            f"SELECT {Row.COLUMNS} FROM {_JOINED} "  # noqa: S608
+            f"WHERE {scope.condition} AND {_ALIVE} ORDER BY items.id{cut}",
+            parameters,
+        ):
+            row = Row.from_columns(columns)
+            if row.id in without or not matches(row.value, conditions):
+                continue
+            if offset:
+                offset -= 1
+                continue
+            found.append(row)
+            if len(found) == limit:
+                break
+        return found
+
+    def latest(self, namespace: Sequence[str], count: int) -> list[Row]:
+        """Return the items of one namespace that were written last, the newest first."""
+        return [
+            Row.from_columns(columns)
+            for columns in self.db.execute(
+                f"SELECT {Row.COLUMNS} FROM {_JOINED} "  # noqa: S608
+                "WHERE items.ns = (SELECT id FROM namespaces WHERE path = :path) "
+                f"AND {_ALIVE} ORDER BY items.id DESC LIMIT :count",
+                {"path": path_of(namespace), "now": self.now, "count": count},
+            )
+        ]
+
+    def allowed(self, prefix: Sequence[str], conditions: dict[str, Any] | None) -> set[int] | None:
+        """Return the items that a filter lets through; None for all."""
+        if not conditions:
+            return None
+        scope = Scope.of(prefix)
+        return {
+            number
+            for number, value in self.db.execute(
+                f"SELECT items.id, items.value FROM items WHERE {scope.condition} "  # noqa: S608
+                f"AND {_ALIVE}",
+                {**scope.parameters, "now": self.now},
+            )
+            if matches(json.loads(value), conditions)
+        }
+
+    def expired(self) -> NDArray[np.int64]:
+        """Return the items that have expired but are still stored."""
+        rows = self.db.execute("SELECT id FROM items WHERE expires <= ?", (self.now,)).fetchall()
+        return np.array([number for (number,) in rows], dtype=np.int64)
+
+    def vectors(self, prefix: Sequence[str], dims: int) -> list[tuple[Any, Any, Matrix]]:
+        """Return the vectors in a scope as blocks of (items [n], kinds [n], matrix [n, dims])."""
+        scope = Scope.of(prefix)
+        found = []
+        condition = scope.condition.replace("items.ns", "id")
+        for (namespace,) in self.db.execute(
+            f"SELECT id FROM namespaces WHERE {condition}",  # noqa: S608
+            scope.parameters,
+        ).fetchall():
+            block = self.blocks.get(self.db, namespace, dims)
+            if block.count:
+                end = block.count
+                found.append((block.items[:end], block.kinds[:end], block.matrix[:end]))
+        return found
+
+    def by_words(
+        self,
+        prefix: Sequence[str],
+        words: list[str],
+        limit: int,
+        *,
+        weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+        allowed: Collection[int] | None = None,
+    ) -> dict[int, float]:
+        """Return the items that full text finds, best first, with their BM25 (more is better)."""
+        if not words or limit <= 0:
+            return {}
+        scope = Scope.of(prefix)
+        rows = self.db.execute(
+            # CROSS JOIN keeps the order: first the words, then whose they are.
+            "SELECT items.id, -bm25(full_text, :w0, :w1, :w2, :w3) AS score "  # noqa: S608
+            "FROM full_text CROSS JOIN items ON items.id = full_text.rowid "
+            f"WHERE full_text MATCH :query AND {scope.condition} AND {_ALIVE} "
+            "ORDER BY score DESC, items.id" + (" LIMIT :limit" if allowed is None else ""),
+            {
+                **scope.parameters,
+                **{f"w{number}": weight for number, weight in enumerate(weights)},
+                "query": full_text_query(words),
+                "now": self.now,
+                "limit": limit,
+            },
+        )
+        found: dict[int, float] = {}
+        for number, score in rows:
+            if allowed is None or number in allowed:
+                found[number] = score
+                if len(found) == limit:
+                    break
+        return found
+
+    def namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        """Return the namespaces that hold something, sorted and cut to a page."""
+        conditions = op.match_conditions or ()
+        tests = [_condition(condition) for condition in conditions]
+        rows = self.db.execute(
+            "SELECT path FROM namespaces WHERE EXISTS "  # noqa: S608
+            f"(SELECT 1 FROM items WHERE items.ns = namespaces.id AND {_ALIVE})",
+            {"now": self.now},
+        )
+        every = [labels_of(path) for (path,) in rows]
+        found = {labels[: op.max_depth] for labels in every if all(test(labels) for test in tests)}
+        return sorted(found)[op.offset : op.offset + op.limit]
+
+
+def similarities(
+    blocks: list[tuple[Any, Any, Matrix]], query: Matrix, kinds: tuple[int, ...] = (TEXT, IMAGE)
+) -> tuple[NDArray[np.int64], Matrix]:
+    """Return every item with a vector, [n], and its cosine to a question, [n].
+
+    Of an item's vectors the best counts.
+
+    Args:
+        blocks: As from `Reader.vectors`.
+        query: A unit vector, [dims].
+        kinds: Which vectors count.
+    """
+    numbers, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    for items, of_kind, matrix in blocks:
+        similar = matrix @ query
+        if len(kinds) == 1:
+            keep = of_kind == kinds[0]
+            items, similar = items[keep], similar[keep]
+        if len(items):
+            # The vectors of one item follow each other.
+            starts = np.flatnonzero(np.diff(items, prepend=items[0] - 1))
+            numbers.append(items[starts])
+            scores.append(np.maximum.reduceat(similar, starts))
+    return np.concatenate(numbers), np.concatenate(scores)
+
+
+def nearest(
+    blocks: list[tuple[Any, Any, Matrix]],
+    query: Matrix,
+    *,
+    limit: int,
+    allowed: Collection[int] | None = None,
+    expired: NDArray[np.int64] | None = None,
+) -> dict[int, float]:
+    """Return the nearest items by cosine, best first, exactly.
+
+    Args:
+        blocks: As from `Reader.vectors`.
+        query: A unit vector, [dims].
+        limit: Most items.
+        allowed: Items that may be found; None for all.
+        expired: Items that may not.
+    """
+    if limit <= 0:
+        return {}
+    numbers, scores = similarities(blocks, query)
+    keep = np.ones(len(numbers), dtype=bool)
+    if allowed is not None:
+        keep &= np.isin(numbers, np.fromiter(allowed, dtype=np.int64))
+    if expired is not None and len(expired):
+        keep &= ~np.isin(numbers, expired)
+    numbers, scores = numbers[keep], scores[keep]
+    if len(numbers) > 4 * limit:
+        # Everything that ties with the last one stays, so that ties fall by number below.
+        least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+        top = scores >= least
+        numbers, scores = numbers[top], scores[top]
+    order = np.lexsort((numbers, -scores))[:limit]
+    return {int(numbers[place]): float(scores[place]) for place in order}
+
+
+def _condition(condition: MatchCondition) -> Callable[[tuple[str, ...]], bool]:
+    wanted = tuple(condition.path)
+    if condition.match_type == "prefix":
+        return lambda labels: _same(labels[: len(wanted)], wanted)
+    if condition.match_type == "suffix":
+        return lambda labels: _same(labels[max(0, len(labels) - len(wanted)) :], wanted)
+    raise MemoryUsageError(
+        f"There is no match type {condition.match_type!r}; use prefix or suffix."
+    )
+
+
+def _same(labels: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    return len(labels) == len(wanted) and all(
+        pattern in ("*", label) for label, pattern in zip(labels, wanted, strict=True)
+    )

@@ -1,0 +1,240 @@
+"""`FaissStore`: a durable LangGraph store in one folder.
+
+SQLite is the truth; vectors are searched in memory, in blocks that are caches of it (`blocks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    validate_op_namespace,
+)
+
+from mmagent_memory.blocks import BlockCache
+from mmagent_memory.database import Database
+from mmagent_memory.embedding import Matrix, TextEmbedder
+from mmagent_memory.errors import MemoryUsageError
+from mmagent_memory.filters import check_filter
+from mmagent_memory.reembedding import reembed
+from mmagent_memory.rows import Put, Row, now_us
+from mmagent_memory.search import Reader, nearest
+from mmagent_memory.text import question_words
+from mmagent_memory.vectorizer import Vectorizer
+from mmagent_memory.writer import PreparedPut, Writer
+
+__all__ = ["FaissStore"]
+
+
+class FaissStore(BaseStore):
+    """A LangGraph store that keeps items, their vectors and pictures in one folder.
+
+    What a call has stored is on disk when it returns. Threads and processes may share a folder;
+    each sees what the others wrote. Expired items are invisible at once.
+
+    Args:
+        path: The folder; made if it is not there.
+        embeddings: What turns texts (and pictures, where it has `embed_images`) into vectors:
+            any LangChain `Embeddings`, or a function from texts to vectors. None is the default
+            embedder that is installed, loaded when first needed; False means none, and search
+            by words alone.
+        fields: Paths of the values that are embedded where a put does not say.
+        ttl: As in LangGraph: `default_ttl` in minutes, `refresh_on_read`.
+        create: Whether to make the store if there is none.
+
+    Raises:
+        MissingStoreError: There is no store, and `create` is off.
+        NewerStoreError: A newer version wrote it.
+        ReadOnlyStoreError: The folder cannot be written.
+        CorruptStoreError: The database is damaged.
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        embeddings: TextEmbedder
+        | Callable[[Sequence[str]], list[list[float]]]
+        | Literal[False]
+        | None = None,
+        *,
+        fields: Sequence[str] = ("$",),
+        ttl: TTLConfig | None = None,
+        create: bool = True,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self.ttl_config = ttl
+        self.database = Database(self.path, create=create)
+        self.vectorizer = Vectorizer(self.database, embeddings, fields)
+        self.blocks = BlockCache()
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Carry out operations: the reads first, all at one moment, then the writes, all or none.
+
+        Of several puts to one key the last counts.
+        """
+        every = list(ops)
+        results: list[Result] = [None] * len(every)
+        puts: dict[tuple[tuple[str, ...], str], Put] = {}
+        reads: list[tuple[int, GetOp | SearchOp | ListNamespacesOp]] = []
+        for place, op in enumerate(every):
+            validate_op_namespace(op)
+            if isinstance(op, PutOp):
+                puts[op.namespace, op.key] = Put(op.namespace, op.key, op.value, op.index, op.ttl)
+            elif isinstance(op, GetOp | SearchOp | ListNamespacesOp):
+                reads.append((place, op))
+            else:
+                raise MemoryUsageError(f"There is no operation of type {type(op).__name__}.")
+        if reads:
+            self._read(reads, results)
+        if puts:
+            self.write(list(puts.values()))
+        return results
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Carry out operations without stopping the event loop."""
+        return await asyncio.to_thread(self.batch, list(ops))
+
+    def write(self, puts: Sequence[Put]) -> None:
+        """Write and remove items in one transaction; on disk when this returns."""
+        vectors = self.vectorizer.vectors_of(puts)
+        prepared = [
+            PreparedPut(put, self.vectorizer.words_of(put), mine)
+            for put, mine in zip(puts, vectors, strict=True)
+        ]
+        with self.database.writing() as db:
+            self.vectorizer.check_unchanged(db)
+            Writer(db).apply(prepared)
+
+    def sweep_ttl(self) -> int:
+        """Remove every expired item; return how many went.
+
+        Without this they go along with later writes, a few at a time; they are invisible anyway.
+        """
+        with self.database.writing() as db:
+            return Writer(db).sweep(-1)
+
+    def reembed(self) -> int:
+        """Embed everything anew with this store's embedder; return how many items have vectors."""
+        count = reembed(self.database, self.vectorizer)
+        self.blocks.clear()
+        return count
+
+    def reader(self, db: Any) -> Reader:
+        """Return a reader on a connection of `database.reading()`."""
+        return Reader(db, now_us(), self.blocks)
+
+    def close(self) -> None:
+        """Close the files. The store is whole without this too."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"FaissStore({str(self.path)!r})"
+
+    def _read(
+        self,
+        reads: Sequence[tuple[int, GetOp | SearchOp | ListNamespacesOp]],
+        results: list[Result],
+    ) -> None:
+        queries: dict[str, Matrix] = {}
+        for _, op in reads:
+            if isinstance(op, SearchOp):
+                check_filter(op.filter)
+                if op.query and self.vectorizer.enabled and op.query not in queries:
+                    queries[op.query] = self.vectorizer.query(op.query)
+        touched: list[int] = []
+        with self.database.reading() as db:
+            reader = self.reader(db)
+            for place, op in reads:
+                if isinstance(op, ListNamespacesOp):
+                    results[place] = reader.namespaces(op)
+                    continue
+                if isinstance(op, GetOp):
+                    row = reader.get(op.namespace, op.key)
+                    results[place] = _item(row) if row else None
+                    rows = [row] if row else []
+                else:
+                    found = self._search(reader, op, queries)
+                    results[place] = [_search_item(row, score) for row, score in found]
+                    rows = [row for row, _ in found]
+                if op.refresh_ttl:
+                    touched += [row.id for row in rows if row.has_ttl]
+        if touched:
+            with self.database.writing() as db:
+                Writer(db).refresh(touched)
+
+    def _search(
+        self, reader: Reader, op: SearchOp, queries: dict[str, Matrix]
+    ) -> list[tuple[Row, float | None]]:
+        prefix, start, end = op.namespace_prefix, op.offset, op.offset + op.limit
+        if not op.query:
+            return [(row, None) for row in reader.page(prefix, op.filter, op.limit, start)]
+        allowed = reader.allowed(prefix, op.filter)
+        if self.vectorizer.enabled:
+            dims = self.vectorizer.dims(reader.db)
+            ranked = nearest(
+                reader.vectors(prefix, dims),
+                queries[op.query],
+                limit=end,
+                allowed=allowed,
+                expired=reader.expired(),
+            )
+        else:
+            ranked = reader.by_words(prefix, question_words(op.query), end, allowed=allowed)
+        rows = reader.rows(list(ranked)[start:end])
+        found: list[tuple[Row, float | None]] = [
+            (rows[number], ranked[number]) for number in list(ranked)[start:end] if number in rows
+        ]
+        if self.vectorizer.enabled and len(found) < op.limit:
+            # As in InMemoryStore: what has no vector comes after all that has one.
+            skip = max(0, start - len(ranked))
+            rest = reader.page(prefix, op.filter, op.limit - len(found), skip, without=ranked)
+            found += [(row, None) for row in rest]
+        return found
+
+
+def _item(row: Row) -> Item:
+    return Item(
+        value=row.value,
+        key=row.key,
+        namespace=row.namespace,
+        created_at=row.created,
+        updated_at=row.updated,
+    )
+
+
+def _search_item(row: Row, score: float | None) -> SearchItem:
+    return SearchItem(
+        namespace=row.namespace,
+        key=row.key,
+        value=row.value,
+        created_at=row.created,
+        updated_at=row.updated,
+        score=score,
+    )
