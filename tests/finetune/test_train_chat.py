@@ -1,0 +1,221 @@
+"""Stage B on a random-weight model: loss falls, resuming is exact, the base is stayed close to."""
+
+import json
+import random
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import build_fastvlm
+from torch import nn
+
+from mmagent.finetune.bundled.chat_align import Lexicon, align, detectors, named_right, weights_of
+from mmagent.finetune.bundled.chat_data import Teacher, make_teacher, mixture, teacher_dialogues
+from mmagent.finetune.bundled.concepts import CONCEPTS
+from mmagent.finetune.bundled.dialogues_encode import Encoder, collate
+from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown
+from mmagent.finetune.bundled.evaluate import Score, is_right, table, wilson
+from mmagent.finetune.bundled.train_chat import Settings, StageB, batches, train
+
+FEATURES = 320
+COLOURS = ("red", "blue", "green", "yellow")
+SETTINGS = Settings(lr=2e-2, projector_lr=2e-3, rank=8, tokens=1200, chunk=8, drop=0.1)
+
+
+def _gallery(number):
+    rng = random.Random(0)
+    shown = []
+    for index in range(number):
+        side = (0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75)
+        name, other = rng.sample(CONCEPTS[:8], 2)
+        back = rng.choice(COLOURS)
+        if index % 4 == 1:
+            shown.append(Shown("pair", (name.name, other.name), (None, None), side, back))
+        elif index % 4 == 2:
+            shown.append(Shown("count", (name.name,) * 2, (None, None), side, back))
+        else:
+            shown.append(Shown("single", (name.name,), (None,), ((0.2, 0.2, 0.8, 0.8),), back))
+    return Gallery(shown)
+
+
+def _features(gallery, lexicon, seed=1):
+    """Pictures whose features tell what they show: a fixed mix of the words of every cell."""
+    mix = torch.randn(len(lexicon.words), FEATURES, generator=torch.Generator().manual_seed(seed))
+    cells = [weights_of(s, lexicon, 5) @ mix for s in gallery.pictures]
+    return torch.stack(cells).numpy().astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_fastvlm(tmp_path_factory.mktemp("fastvlm"))
+
+
+@pytest.fixture
+def start(folder, tmp_path):
+    """A function that begins a run anew: (run, mixture, encoder)."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    def begin(settings=SETTINGS):
+        model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        processor = AutoProcessor.from_pretrained(folder)
+        encoder = Encoder(processor.tokenizer, model.config.image_token_id, 25)
+        answers = tmp_path / "answers.jsonl"
+        lines = [{"prompt": "What is jazz?", "answer": "A drink.", "finished": True},
+                 {"prompt": "What is yeast?", "answer": "It is", "finished": False}]  # fmt: skip
+        answers.write_text("\n".join(map(json.dumps, lines)))
+        teacher = tmp_path / "teacher.safetensors"
+        if not teacher.exists():
+            make_teacher(model, encoder, answers, teacher)
+        embeddings = model.get_input_embeddings().weight.detach()
+        lexicon = Lexicon.of(processor.tokenizer, embeddings)
+        gallery = _gallery(40)
+        run = StageB(model, _features(gallery, lexicon), Teacher.read(teacher), settings)
+        return run, mixture(gallery, teacher_dialogues(answers)), encoder
+
+    return begin
+
+
+def test_loss_falls_and_only_adapters_and_projector_learn(start, tmp_path):
+    run, draw, encoder = start()
+    before = {k: v.clone() for k, v in run.peft.state_dict().items()}
+    said = [r["said"] for r in train(run, draw, encoder, tmp_path, steps=25) if "said" in r]
+    assert np.mean(said[-5:]) < 0.8 * np.mean(said[:3])
+    changed = {k for k, v in run.peft.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all("lora_" in k or "multi_modal_projector" in k for k in changed)
+    assert any("multi_modal_projector" in k for k in changed)
+    assert not any("vision_tower" in k for k in run.adapters)
+
+
+def test_resuming_is_exact(start, tmp_path):
+    whole, draw, encoder = start()
+    losses = list(train(whole, draw, encoder, tmp_path / "whole", steps=6))
+    first, draw, encoder = start()
+    for number, _ in enumerate(train(first, draw, encoder, tmp_path / "parts", steps=6), start=1):
+        if number == 3:
+            first.save(tmp_path / "parts" / "stage-b.pt")
+            break
+    torch.rand(5)  # another program's random numbers in between
+    second, draw, encoder = start()
+    second.load(tmp_path / "parts" / "stage-b.pt")
+    assert list(train(second, draw, encoder, tmp_path / "parts", steps=6)) == losses[3:]
+    for name, parameter in second.adapters.items():
+        assert torch.equal(parameter, whole.adapters[name])
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_the_untouched_model_is_at_no_distance_from_the_base(start):
+    run, draw, encoder = start()
+    dialogue = draw.parts["text"][1](random.Random(0))
+    run.peft.eval()
+    _, away = run.losses(collate([encoder.row(dialogue)], pad=0))
+    assert abs(float(away.detach())) < 1e-3
+    for name, parameter in run.adapters.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    _, away = run.losses(collate([encoder.row(dialogue)], pad=0))
+    assert float(away.detach()) > 0.01
+
+
+def test_the_wrong_picture_changes_the_answers(start):
+    run, draw, encoder = start()
+    run.dropout.p = 0.0
+    row = encoder.row(draw.parts["single"][1](random.Random(1)))
+    batch = collate([row], pad=0)
+    right = run.hidden(batch)
+    batch.pictures[0] = (batch.pictures[0] + 4) % 40
+    assert not torch.allclose(right, run.hidden(batch))
+
+
+def test_batches_keep_to_their_size_and_lose_no_row(start):
+    _, draw, encoder = start()
+    made = batches(draw, encoder, SETTINGS, 0)
+    assert sum(map(len, made)) == SETTINGS.chunk
+    for rows in made:
+        assert len(rows) == 1 or len(rows) * max(map(len, rows)) <= SETTINGS.tokens
+    assert made == batches(draw, encoder, SETTINGS, 0)
+
+
+def test_alignment_teaches_the_projector_the_words(folder):
+    from transformers import AutoProcessor
+
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    torch.manual_seed(5)
+    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 192))
+    assert lexicon.place("orange", "concept") != lexicon.place("orange", "colour")
+    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
+    gallery = _gallery(60)
+    features = _features(gallery, lexicon)
+    projector = nn.Sequential(nn.Linear(FEATURES, 192), nn.GELU(), nn.Linear(192, 192))
+    before = named_right(projector, gallery, features, lexicon)
+    align(projector, gallery, features, lexicon, seconds=0, steps=120, lr=5e-3)
+    after = named_right(projector, gallery, features, lexicon)
+    assert after[0] > before[0] + 0.5
+    assert after[1] > 0.8
+
+
+def test_the_closed_form_finds_the_words_at_once(folder):
+    from transformers import AutoProcessor
+
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    torch.manual_seed(5)
+    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 256))
+    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
+    gallery = _gallery(120)
+    features = _features(gallery, lexicon)
+    projector = nn.Module()
+    projector.linear_1, projector.act = nn.Linear(FEATURES, 256), nn.GELU()
+    projector.linear_2 = nn.Linear(256, 256)
+    projector.forward = lambda x: projector.linear_2(projector.act(projector.linear_1(x)))
+    detectors(projector, gallery, features, lexicon)
+    name, colour = named_right(projector, gallery, features, lexicon)
+    assert name > 0.95
+    assert colour > 0.95
+
+
+def test_export_is_half_precision_and_names_no_place(start, tmp_path):
+    from safetensors.torch import load_file
+
+    run, _, _ = start()
+    run.export(tmp_path / "out")
+    projector = load_file(tmp_path / "out" / "projector.safetensors")
+    assert {t.dtype for t in projector.values()} == {torch.float16}
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+    adapter = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert {t.dtype for t in adapter.values()} == {torch.float16}
+    assert len(adapter) == len(run.adapters)
+
+
+def test_the_exported_adapter_gives_the_trained_model(start, folder, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    run, draw, encoder = start()
+    list(train(run, draw, encoder, tmp_path, steps=2))
+    run.export(tmp_path / "out")
+    fresh = AutoModelForImageTextToText.from_pretrained(folder)
+    with warnings.catch_warnings():  # PEFT asks transformers by an old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted = PeftModel.from_pretrained(fresh, tmp_path / "out" / "adapter")
+    merged = adapted.merge_and_unload().eval()
+    run.peft.eval()
+    ids = torch.tensor([[1, 5, 9, 40, 80]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(input_ids=ids).logits, run.peft(input_ids=ids).logits, atol=0.05, rtol=0.02
+        )
+
+
+def test_wilson_and_right_answers():
+    low, high = wilson(Score(60, 100))
+    assert (round(low, 3), round(high, 3)) == (0.502, 0.691)
+    assert is_right("It is a Cat.", ("cat", "kitten"))
+    assert is_right("I see three clocks.", ("clock",))
+    assert not is_right("It is a caterpillar.", ("cat",))
+    assert not is_right("A-171", ("A-17",))
+    row = {"right": 1, "total": 2, "share": 0.5, "interval": (0.1, 0.9)}
+    text = table({"tasks": {"name": row}, "perplexity": 9.0})
+    assert "| 50.0% | 10.0% to 90.0% | 2 |" in text
