@@ -16,8 +16,8 @@ from mmagent.messages import Conversation, Turn
 
 __all__ = ["Sanitizer"]
 
-# A zero-width space cannot be seen; a plain space serves tokenizers that do not know it.
-_BREAKS = ("\u200b", " ")
+# Every model knows a space; small ones repeat signs that they have never seen, like the other.
+_BREAKS = (" ", "\u200b")
 
 
 class Sanitizer:
