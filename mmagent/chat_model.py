@@ -193,6 +193,10 @@ class ChatMMAgent(BaseChatModel):
         del kwargs
         return self.load().count_tokens(self._conversation(messages, tools or ()))
 
+    def prompt_text(self, messages: Sequence[BaseMessage]) -> str:
+        """The prompt that these messages become, as the model is given it, one mark a picture."""
+        return self.load().prompt_text(self._conversation(messages, ()))
+
     def get_token_ids(self, text: str) -> list[int]:
         """The tokens of a plain text."""
         return self.load().token_ids(text)

@@ -118,6 +118,9 @@ class Engine(Protocol):
     def count_tokens(self, conversation: Conversation) -> int:
         """Exactly the tokens that the prompt of this conversation has."""
 
+    def prompt_text(self, conversation: Conversation) -> str:
+        """The prompt of this conversation as the model is given it, one mark a picture."""
+
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a plain text."""
 

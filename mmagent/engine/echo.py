@@ -52,6 +52,14 @@ class EchoEngine:
         )
         return words + _TOKENS_PER_TURN * len(conversation.turns)
 
+    def prompt_text(self, conversation: Conversation) -> str:
+        """One line a turn: the role, a colon, and what was said."""
+        return "\n".join(
+            f"{turn['role']}: "
+            + " ".join(p["text"] if p["type"] == "text" else "<image>" for p in turn["content"])
+            for turn in conversation.turns
+        )
+
     def token_ids(self, text: str) -> list[int]:
         """One number a word."""
         return [zlib.crc32(word.encode("utf-8", "replace")) for word in _TOKEN.findall(text)]

@@ -81,6 +81,20 @@ class PromptBuilder:
             MediaError: The model takes no pictures, or its template cannot place them.
             UsageError: The chat template refuses the conversation.
         """
+        text, conversation = self._checked_text(conversation)
+        if not conversation.images:
+            ids = self._tokenize(text)
+            return Prompt(ids, list(ids), extras=self._extras_like(ids))
+        footprints = [self._footprint(image) for image in conversation.images]
+        ids, extras = self._with_images(text, conversation.images, footprints)
+        keys, spans = self._keys(ids, conversation.images, footprints)
+        return Prompt(ids, keys, conversation.images, spans, extras)
+
+    def text(self, conversation: Conversation) -> str:
+        """The prompt as text, with one placeholder a picture; raises what `build` raises."""
+        return self._checked_text(conversation)[0]
+
+    def _checked_text(self, conversation: Conversation) -> tuple[str, Conversation]:
         if conversation.images and not self.sees:
             raise MediaError(
                 "This model takes no images; use a vision-language model, or send text alone."
@@ -92,14 +106,7 @@ class PromptBuilder:
             )
         if self.sanitizer is not None:
             conversation = self.sanitizer.conversation(conversation)
-        text = self._render(conversation)
-        if not conversation.images:
-            ids = self._tokenize(text)
-            return Prompt(ids, list(ids), extras=self._extras_like(ids))
-        footprints = [self._footprint(image) for image in conversation.images]
-        ids, extras = self._with_images(text, conversation.images, footprints)
-        keys, spans = self._keys(ids, conversation.images, footprints)
-        return Prompt(ids, keys, conversation.images, spans, extras)
+        return self._render(conversation), conversation
 
     def _render(self, conversation: Conversation) -> str:
         """The template's text, one placeholder a picture."""

@@ -98,6 +98,11 @@ class TransformersEngine:
         """Exactly the tokens that the prompt of this conversation has."""
         return len(self._prompt(conversation).ids)
 
+    def prompt_text(self, conversation: Conversation) -> str:
+        """The prompt of this conversation as the model is given it, one mark a picture."""
+        with self._text_lock:
+            return self._prompts.text(conversation)
+
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a plain text."""
         with self._text_lock:
