@@ -17,7 +17,6 @@ from langchain.agents.middleware.types import (
 )
 from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 from langgraph.channels.untracked_value import UntrackedValue
-from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Command
@@ -26,7 +25,14 @@ from mmagent.errors import UsageError
 from mmagent.messages import ImageShelf
 from mmagent.middleware.insertion import insert_before_words, picture_blocks
 from mmagent.middleware.recall_format import format_memories
-from mmagent.middleware.turns import answered_turn, is_user_turn, pictures_of, turn_id, words_of
+from mmagent.middleware.turns import (
+    answered_turn,
+    is_user_turn,
+    pictures_of,
+    thread_id,
+    turn_id,
+    words_of,
+)
 from mmagent.untrusted import display_name
 
 if TYPE_CHECKING:
@@ -188,7 +194,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         history = request.state["messages"]
         said = next((m for m in history if target.id and m.id == target.id), target)
         pictures = pictures_of(said, self.media_policy, self._shelf)
-        thread = _thread()
+        thread = thread_id()
         originals = {m.id: m for m in history if m.id}
         visible = [originals.get(m.id or "", m) for m in request.messages]
         return _Question(
@@ -255,7 +261,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         now = self.clock()
         recall = state.get("recall")
         asked_at = recall.asked_at if recall is not None else now
-        thread = _thread()
+        thread = thread_id()
         records = []
         for message in [*asked, *([answer] if answer else [])]:
             is_user = isinstance(message, HumanMessage)
@@ -287,12 +293,3 @@ def _memory_of(store: BaseStore | Memory, user: str, persona: str) -> Memory:
 
 def _is_visible(hit: Any, question: _Question) -> bool:
     return hit.id in question.seen or (not hit.images and hit.text in question.seen_words)
-
-
-def _thread() -> str | None:
-    """Return the id of the conversation that is running, if it has one."""
-    try:
-        thread = get_config().get("configurable", {}).get("thread_id")
-    except RuntimeError:
-        return None
-    return None if thread is None else str(thread)

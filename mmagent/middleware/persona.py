@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, NotRequired
 
-from langchain.agents.middleware.types import AgentMiddleware, ModelRequest, ModelResponse
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langchain.agents.middleware.types import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+    PrivateStateAttr,
+)
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
+from langgraph.types import Command
 
 from mmagent.middleware.insertion import append_text
-from mmagent.middleware.turns import is_user_turn
+from mmagent.middleware.turns import is_user_turn, thread_id, words_of
+from mmagent.personas.lore_engine import LoreClock, activate
+from mmagent.personas.macros import MacroContext
 from mmagent.personas.persona import Persona
+from mmagent.personas.prompt import render
 from mmagent.untrusted import display_name
 
-__all__ = ["PersonaMiddleware"]
+__all__ = ["PersonaMiddleware", "PersonaState"]
 
 
-class PersonaMiddleware(AgentMiddleware[Any, Any, Any]):
+class PersonaState(AgentState[Any]):
+    """The agent's state with the times at which lore awoke, kept with the thread."""
+
+    lore_clock: NotRequired[Annotated[dict[str, int], PrivateStateAttr]]
+
+
+class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
     """Adds the persona to the system message, below what the developer wrote there.
 
-    The persona's text is the same in every turn, so that a cached prefix stays good. Its
-    post-history instructions follow the words of the user's last message, marked as what they
-    are, since many models take no system message there. Nothing of it is stored.
+    The system message is the same in every turn of a thread, so that a cached prefix stays good
+    (unless the persona itself asks for the time). What changes with the turn follows the words
+    of a late message of the user, marked as what it is, since many models take no second system
+    message: lore that the conversation woke, and the persona's post-history instructions.
+    Nothing of it is stored.
     """
+
+    state_schema = PersonaState
 
     def __init__(
         self,
@@ -31,6 +53,8 @@ class PersonaMiddleware(AgentMiddleware[Any, Any, Any]):
         user: str = "user",
         user_name: str | None = None,
         max_example_chars: int = 1500,
+        max_lore_tokens: int = 400,
+        clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
         """Set the persona.
 
@@ -39,6 +63,8 @@ class PersonaMiddleware(AgentMiddleware[Any, Any, Any]):
             user: Whom it talks with.
             user_name: How the user is called; by default from `user`.
             max_example_chars: How much of its example conversations to show the model.
+            max_lore_tokens: How much of its lore to show, beyond what is always said.
+            clock: What time it is for the user.
 
         Raises:
             PersonaError: There is no such persona, or it cannot be used.
@@ -47,33 +73,55 @@ class PersonaMiddleware(AgentMiddleware[Any, Any, Any]):
         self.persona = persona if isinstance(persona, Persona) else Persona.load(persona)
         self.user_name = user_name or display_name(user)
         self.max_example_chars = max_example_chars
+        self.max_lore_tokens = max_lore_tokens
+        self.clock = clock
+        book = self.persona.lore
+        # What never changes stands in the system message already.
+        spoken = tuple(entry for entry in book.entries if not entry.is_static)
+        self._book = type(book)(spoken, book.scan_depth, book.token_budget, book.recursive)
 
     def wrap_model_call(
         self,
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         """Call the model in the persona's voice."""
-        return handler(self._in_character(request))
+        request, clock = self._in_character(request)
+        return _with_clock(handler(request), clock)
 
     async def awrap_model_call(
         self,
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         """Call the model in the persona's voice."""
-        return await handler(self._in_character(request))
+        request, clock = self._in_character(request)
+        return _with_clock(await handler(request), clock)
 
-    def _in_character(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        return request.override(
-            system_message=self._system_message(request.system_message),
-            messages=self._with_closing(request.messages),
+    def _in_character(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], LoreClock]:
+        said = request.messages
+        macros = MacroContext(
+            seed=thread_id() or "",
+            turn=sum(map(is_user_turn, said)),
+            now=self.clock(),
         )
+        found = request.state.get("lore_clock")
+        before: LoreClock = found if isinstance(found, dict) else {}
+        notes, clock = self._lore(said, before, macros)
+        notes += self._fixed_notes(macros)
+        changed = request.override(
+            system_message=self._system_message(request.system_message, macros),
+            messages=_with_notes(said, notes),
+        )
+        return changed, clock
 
-    def _system_message(self, given: SystemMessage | None) -> SystemMessage:
+    def _system_message(self, given: SystemMessage | None, macros: MacroContext) -> SystemMessage:
         developer = str(given.text).strip() if given is not None else ""
         text = self.persona.system_prompt(
-            user=self.user_name, developer=developer, max_example_chars=self.max_example_chars
+            user=self.user_name,
+            developer=developer,
+            max_example_chars=self.max_example_chars,
+            macros=MacroContext(seed=macros.seed, now=macros.now),
         )
         if given is None:
             return SystemMessage(content=text)
@@ -83,12 +131,70 @@ class PersonaMiddleware(AgentMiddleware[Any, Any, Any]):
         below = {"type": "text", "text": text.removeprefix(developer)}
         return given.model_copy(update={"content": [*given.content, below]})
 
-    def _with_closing(self, messages: list[AnyMessage]) -> list[AnyMessage]:
-        closing = self.persona.closing_instructions(user=self.user_name)
-        place = next((i for i in reversed(range(len(messages))) if is_user_turn(messages[i])), None)
-        if not closing or place is None:
-            return messages
-        last = messages[place]
-        assert isinstance(last, HumanMessage)
-        note = f"[Note for {self.persona.spoken_name}]\n{closing}\n[/Note]"
-        return [*messages[:place], append_text(last, note), *messages[place + 1 :]]
+    def _lore(
+        self, said: Sequence[AnyMessage], before: LoreClock, macros: MacroContext
+    ) -> tuple[list[tuple[int, str]], LoreClock]:
+        """Return (depth, text) of the lore that the conversation woke."""
+        if not self._book.entries:
+            return [], before
+        texts = [words_of(m) for m in said if is_user_turn(m) or isinstance(m, AIMessage)]
+        result = activate(
+            self._book,
+            [text for text in texts if text],
+            clock=before,
+            seed=macros.seed,
+            budget=self.max_lore_tokens,
+        )
+        notes = []
+        for entry in result.entries:
+            text = self._render(entry.content, macros)
+            if text:
+                depth = entry.depth if entry.place == "depth" else 0
+                notes.append((depth, text if entry.role == "user" else f"[Lore]\n{text}\n[/Lore]"))
+        return notes, result.clock
+
+    def _fixed_notes(self, macros: MacroContext) -> list[tuple[int, str]]:
+        """Return (depth, text) of the notes that stand in every turn."""
+        name = self.persona.spoken_name
+        notes = []
+        # SillyTavern's and, by now, everybody's: a reminder some messages above the end.
+        deep = self.persona.extensions.get("depth_prompt")
+        if isinstance(deep, dict) and isinstance(deep.get("prompt"), str):
+            depth = deep.get("depth", 4)
+            text = self._render(deep["prompt"], macros)
+            if text:
+                notes.append((depth if isinstance(depth, int) else 4, _note(name, text)))
+        closing = self.persona.closing_instructions(user=self.user_name, macros=macros)
+        if closing:
+            notes.append((0, _note(name, closing)))
+        return notes
+
+    def _render(self, text: str, macros: MacroContext) -> str:
+        return render(text, self.persona.spoken_name, self.user_name, macros)
+
+
+def _note(name: str, text: str) -> str:
+    return f"[Note for {name}]\n{text}\n[/Note]"
+
+
+def _with_notes(
+    messages: Sequence[AnyMessage], notes: Sequence[tuple[int, str]]
+) -> list[AnyMessage]:
+    """Append each note to the user's message that is nearest above its depth."""
+    changed = list(messages)
+    places = [number for number, message in enumerate(messages) if is_user_turn(message)]
+    for depth, text in notes if places else ():
+        wanted = len(messages) - 1 - max(0, depth)
+        place = max((number for number in places if number <= wanted), default=places[0])
+        message = changed[place]
+        assert isinstance(message, HumanMessage)
+        changed[place] = append_text(message, text)
+    return changed
+
+
+def _with_clock(
+    response: ModelResponse[Any], clock: LoreClock
+) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+    if not clock:
+        return response
+    return ExtendedModelResponse(response, Command(update={"lore_clock": dict(clock)}))

@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
+from langgraph.config import get_config
 
 from mmagent.errors import UsageError
 from mmagent.media import LoadedImage, MediaPolicy
 from mmagent.messages import ImageShelf, to_conversation
 
-__all__ = ["answered_turn", "is_user_turn", "pictures_of", "turn_id", "words_of"]
+__all__ = ["answered_turn", "is_user_turn", "pictures_of", "thread_id", "turn_id", "words_of"]
 
 _log = logging.getLogger(__name__)
 _RATIONALE = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -84,3 +85,12 @@ def turn_id(thread: str | None, message: BaseMessage) -> str:
     parts = (thread or "", message.id or "", message.type, str(message.content))
     text = "\0".join(f"{len(part)}:{part}" for part in parts)
     return "turn-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def thread_id() -> str | None:
+    """Return the id of the conversation that is running, if it has one."""
+    try:
+        thread = get_config().get("configurable", {}).get("thread_id")
+    except RuntimeError:
+        return None
+    return None if thread is None else str(thread)

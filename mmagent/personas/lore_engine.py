@@ -7,14 +7,14 @@ drawn from a hash of the seed, the entry and the number of messages, so that a r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmagent.personas.lore_keys import Key, found_in
 from mmagent.personas.lorebook import Lorebook, LoreEntry
+from mmagent.personas.macros import chance
 
-__all__ = ["Activation", "LoreClock", "activate", "chance"]
+__all__ = ["Activation", "LoreClock", "activate", "estimate_tokens"]
 
 MAX_ROUNDS = 8
 """How often contents may wake further entries in one turn."""
@@ -38,10 +38,10 @@ class Activation:
     dropped: tuple[tuple[LoreEntry, str], ...] = ()
 
 
-def chance(*parts: object) -> float:
-    """Return a number in [0, 1) that depends on nothing but the parts."""
-    text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") / 2**56
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text has, for want of a tokenizer; rather too many."""
+    wide = sum(ord(letter) > 0x2E7F for letter in text)
+    return wide + -(-(len(text) - wide) // 3)
 
 
 def activate(
@@ -50,7 +50,7 @@ def activate(
     *,
     clock: LoreClock | None = None,
     seed: str = "",
-    count_tokens: Callable[[str], int] = len,
+    count_tokens: Callable[[str], int] = estimate_tokens,
     budget: int | None = None,
 ) -> Activation:
     """Return the entries that speak after these messages.

@@ -93,6 +93,13 @@ class LoreEntry:
     group_weight: int = 100
     over_budget: bool = False
 
+    @property
+    def is_static(self) -> bool:
+        """Whether it is said in every turn alike, so that it belongs to the fixed prompt."""
+        ruled = self.excluded or self.groups or self.delay or self.every or self.once_only
+        ruled = ruled or self.only_recursion or self.cooldown or self.probability < 100
+        return self.enabled and self.constant and self.place != "depth" and not ruled
+
 
 @dataclass(frozen=True)
 class Lorebook:

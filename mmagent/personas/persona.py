@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -16,9 +15,18 @@ from mmagent.personas import cards, containers
 from mmagent.personas.assets import main_icon, read_asset
 from mmagent.personas.cards import CARD_FIELDS, CardSource, Spec
 from mmagent.personas.charx import write_charx
+from mmagent.personas.lorebook import Lorebook, read_lorebook
+from mmagent.personas.macros import MacroContext
 from mmagent.personas.png import PNG_SIGNATURE, write_text_chunks
-from mmagent.personas.prompt import Dialogue, parse_examples, render, render_system_prompt
-from mmagent.personas.report import ImportReport, report_on
+from mmagent.personas.prompt import (
+    Dialogue,
+    parse_examples,
+    render,
+    render_system_prompt,
+    with_original,
+)
+from mmagent.personas.reading import explain, read_file
+from mmagent.personas.report import ImportReport, dialect_of, report_on
 from mmagent_prompts import CatalogueError, entry_names, load_yaml, read_entry
 
 __all__ = ["Persona"]
@@ -106,7 +114,7 @@ class Persona(BaseModel):
         path = Path(name_or_path)
         is_path = isinstance(name_or_path, Path) or len(path.parts) > 1
         if is_path or path.suffix.lower() in _FILE_SUFFIXES or path.is_file():
-            return cls.from_bytes(_read_file(path), source=path.name)
+            return cls.from_bytes(read_file(path), source=path.name)
         name = str(name_or_path)
         try:
             persona = cls._validated(read_entry("personas", name), name)
@@ -129,7 +137,7 @@ class Persona(BaseModel):
         """
         if isinstance(text_or_path, Path) or "\n" not in text_or_path:
             path = Path(text_or_path)
-            return cls._from_yaml_bytes(_read_file(path), path.name)
+            return cls._from_yaml_bytes(read_file(path), path.name)
         return cls._from_yaml_bytes(text_or_path.encode("utf-8", "replace"), "the YAML text")
 
     @classmethod
@@ -146,7 +154,7 @@ class Persona(BaseModel):
         if isinstance(card, bytes):
             return cls._of_source(containers.read_card(card, "the card"), "the card")
         path = Path(card)
-        return cls._of_source(containers.read_card(_read_file(path), path.name), path.name)
+        return cls._of_source(containers.read_card(read_file(path), path.name), path.name)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = "the file") -> Self:
@@ -190,7 +198,7 @@ class Persona(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise PersonaError(_explain(error, source, list(cls.model_fields))) from None
+            raise PersonaError(explain(error, source, list(cls.model_fields))) from None
 
     # Writing
 
@@ -306,57 +314,49 @@ class Persona(BaseModel):
         return self.nickname if self.nickname and self.nickname.strip() else self.name
 
     def system_prompt(
-        self, *, user: str, developer: str | None = None, max_example_chars: int = 0
+        self,
+        *,
+        user: str,
+        developer: str | None = None,
+        max_example_chars: int = 0,
+        macros: MacroContext | None = None,
     ) -> str:
-        """Return the system prompt.
+        """Return the system prompt, with the lore that is always said.
 
         Args:
             user: Whom the persona talks with.
             developer: The application's own instructions. They stand first, and the persona's
                 are said to give way to them: a card may have been written by anybody.
             max_example_chars: How many characters of whole example conversations to add.
+            macros: What macros of chance and time depend on.
         """
-        return render_system_prompt(self, user, developer, max_example_chars)
+        constant = [e for e in self.lore.entries if e.is_static]
+        before = [entry.content for entry in constant if entry.place == "before"]
+        after = [entry.content for entry in constant if entry.place == "after"]
+        return render_system_prompt(
+            self, user, developer, max_example_chars, macros, (before, after)
+        )
 
-    def first_message(self, *, user: str) -> str:
+    def first_message(self, *, user: str, macros: MacroContext | None = None) -> str:
         """Return the greeting, or "" if the persona waits to be spoken to."""
-        return render(self.greeting, self.spoken_name, user)
+        return render(self.greeting, self.spoken_name, user, macros)
 
-    def first_messages(self, *, user: str) -> list[str]:
+    def first_messages(self, *, user: str, macros: MacroContext | None = None) -> list[str]:
         """Return the greeting and its alternatives; the first is the default."""
         texts = [self.greeting, *self.alternate_greetings]
-        return [render(text, self.spoken_name, user) for text in texts if text.strip()]
+        return [render(text, self.spoken_name, user, macros) for text in texts if text.strip()]
 
     def example_dialogues(self, *, user: str) -> list[Dialogue]:
         """Return the example conversations, each a list of (speaker, words)."""
         return parse_examples(self.examples, self.spoken_name, user)
 
-    def closing_instructions(self, *, user: str) -> str:
+    def closing_instructions(self, *, user: str, macros: MacroContext | None = None) -> str:
         """Return the post-history instructions; `{{original}}` in them stands for nothing."""
-        return render(self.post_history_instructions, self.spoken_name, user, {"original": ""})
+        text = with_original(self.post_history_instructions, "")
+        return render(text, self.spoken_name, user, macros)
 
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > containers.MAX_FILE:
-            raise PersonaError(f"{path.name} is larger than {containers.MAX_FILE:,} bytes.")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise PersonaError(f"There is no file {path}; check the path.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PersonaError(f"{path} cannot be read: {reason}.") from error
-
-
-def _explain(error: ValidationError, source: str, known: list[str]) -> str:
-    """Say the first thing that is wrong in one sentence."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{source}: unknown field {field!r}; {hint}Known fields: {', '.join(known)}."
-    if first["type"] == "missing":
-        return f"{source}: the field {field!r} is missing; add it."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{source}: the field {field!r} cannot be used: {message[:1].lower()}{message[1:]}."
+    @property
+    def lore(self) -> Lorebook:
+        """The card's book, read."""
+        dialect = dialect_of(self._card.document) if self._card is not None else "spec"
+        return read_lorebook(self.lorebook, dialect)

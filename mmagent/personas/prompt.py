@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from mmagent.personas.macros import fill_macros
+from mmagent.personas.macros import MacroContext, fill_macros
 from mmagent.untrusted import display_name, neutralise
 
-__all__ = ["DEFAULT_INSTRUCTIONS", "Dialogue", "parse_examples", "render", "render_system_prompt"]
+__all__ = [
+    "DEFAULT_INSTRUCTIONS",
+    "Dialogue",
+    "parse_examples",
+    "render",
+    "render_system_prompt",
+    "with_original",
+]
 
 DEFAULT_INSTRUCTIONS = {
     "en": "You are {{char}}. Talk with {{user}} and stay in character.",
@@ -30,6 +38,7 @@ _LABELS = {
     },
     "zh": {"personality": "性格：", "scenario": "场景：", "examples": "{{char}}说话的例子：\n"},
 }
+_ORIGINAL = re.compile(r"\{\{\s*original\s*\}\}", re.IGNORECASE)
 _START = re.compile(r"^[ \t]*<START>[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 
 Dialogue = list[tuple[str, str]]
@@ -55,26 +64,47 @@ class _Described(Protocol):
     def examples(self) -> str: ...
 
 
-def render(text: str, char: str, user: str, extra: Mapping[str, str] | None = None) -> str:
+def render(text: str, char: str, user: str, macros: MacroContext | None = None) -> str:
     """Fill a persona's text and disarm what is not words in it."""
     names = {"char": neutralise(char), "user": display_name(user)}
-    return neutralise(fill_macros(text, {**names, **(extra or {})})).strip()
+    macros = macros or MacroContext()
+    filled = fill_macros(text, replace(macros, values={**macros.values, **names}))
+    return neutralise(filled).strip()
+
+
+def with_original(text: str, original: str) -> str:
+    """Put what the host would have said into the place that the card leaves for it."""
+    return _ORIGINAL.sub(lambda _: original, text)
 
 
 def render_system_prompt(
-    persona: _Described, user: str, developer: str | None, max_example_chars: int
+    persona: _Described,
+    user: str,
+    developer: str | None,
+    max_example_chars: int,
+    macros: MacroContext | None = None,
+    lore: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> str:
-    """Return the developer's words, if any, and below them the persona's."""
+    """Return the developer's words, if any, and below them the persona's.
+
+    Args:
+        persona: Whose prompt it is.
+        user: Whom it talks with.
+        developer: The application's own instructions.
+        max_example_chars: How much of the example conversations to add.
+        macros: What macros depend on.
+        lore: What is always said, before and after the description.
+    """
     language = "zh" if persona.language.lower().startswith("zh") else "en"
     labels = _LABELS[language]
     original = DEFAULT_INSTRUCTIONS[language]
-    instructions = fill_macros(persona.instructions or original, {"original": original})
-    parts = [instructions, persona.description]
+    parts = [with_original(persona.instructions or original, original)]
+    parts += [*lore[0], persona.description, *lore[1]]
     for name, text in (("personality", persona.personality), ("scenario", persona.scenario)):
         parts.append(labels[name] + text if text.strip() else "")
     examples = _examples_within(persona.examples, max_example_chars)
     parts.append(labels["examples"] + examples if examples else "")
-    filled = [render(part, persona.spoken_name, user) for part in parts]
+    filled = [render(part, persona.spoken_name, user, macros) for part in parts]
     if developer and developer.strip():
         filled = [developer.strip(), _BELOW_DEVELOPER[language], *filled]
     return "\n\n".join(part for part in filled if part)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmagent.personas.lore_engine import Activation, activate, chance
+from mmagent.personas.lore_engine import Activation, activate
 from mmagent.personas.lore_keys import found_in, read_keys
 from mmagent.personas.lorebook import Lorebook, read_lorebook
+from mmagent.personas.macros import chance
 
 
 def entry(content: str, *keys: str, **fields: Any) -> dict[str, Any]:
@@ -219,10 +220,10 @@ def test_the_budget_drops_the_least_important() -> None:
         entry("eeee", "ball", insertion_order=5, extensions={"ignore_budget": True}, priority=0),
         token_budget=10,
     )
-    result = activate(book, ["ball"])
+    result = activate(book, ["ball"], count_tokens=len)
     assert [e.content for e in result.entries] == ["bbbb", "cc", "dddd", "eeee"]
     assert [(e.content, why) for e, why in result.dropped] == [("aaaa", "budget")]
-    tighter = activate(book, ["ball"], budget=4)
+    tighter = activate(book, ["ball"], budget=4, count_tokens=len)
     assert [e.content for e in tighter.entries] == ["dddd", "eeee"]
 
 
@@ -334,8 +335,8 @@ def test_no_book_breaks_a_turn(
 ) -> None:
     for dialect in ("spec", "sillytavern"):
         book = read_lorebook({"entries": entries} | fields, dialect)  # type: ignore[arg-type]
-        first = activate(book, messages, budget=20)
-        again = activate(book, messages, budget=20)
+        first = activate(book, messages, budget=20, count_tokens=len)
+        again = activate(book, messages, budget=20, count_tokens=len)
         assert first == again
         spent = sum(len(e.content) for e in first.entries if not e.over_budget)
         assert spent <= 20
