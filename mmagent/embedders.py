@@ -165,6 +165,8 @@ class BundledEmbedder(Embeddings):
         from safetensors.torch import load_file
         from transformers import AutoConfig, AutoModel, AutoProcessor
 
+        processors: Any = AutoProcessor  # without annotations, like the next
+        models: Any = AutoModel
         folder = self._folder
         if not (folder / _HEAD).is_file():
             raise ModelNotFoundError(
@@ -173,9 +175,9 @@ class BundledEmbedder(Embeddings):
             )
         head = load_file(folder / _HEAD)
         with _QuietLoading():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor = processors.from_pretrained(folder, local_files_only=True)
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            eye = AutoModel.from_config(config.vision_config)
+            eye = models.from_config(config.vision_config)
         state: dict[str, torch.Tensor] = {}
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - it is no mapping

@@ -1,0 +1,47 @@
+"""Messages that are known beforehand, or come from a pipe: answered one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from mmagent.cli.screen import print_json, printable
+from mmagent.cli.stopping import ctrl_c_stops
+from mmagent.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmagent.cli.session import ChatSession
+    from mmagent.media import LoadedImage
+
+__all__ = ["answer_each"]
+
+
+def answer_each(
+    session: ChatSession,
+    messages: Iterable[str],
+    pictures: Sequence[LoadedImage] = (),
+    *,
+    as_json: bool = False,
+) -> None:
+    """Answer each message on stdout; the pictures go with the first.
+
+    Raises:
+        UsageError: There are pictures, and no message to show them with.
+        KeyboardInterrupt: Ctrl-C; what was said until then is kept.
+    """
+    shown = list(pictures)
+    for message in messages:
+        asking = session.ask(message, shown)
+        shown = []
+        with ctrl_c_stops(asking):
+            for piece in asking:
+                if not as_json:
+                    print(printable(piece), end="", flush=True)
+        if as_json:
+            print_json(asking.turn.as_dict())
+        else:
+            print(flush=True)
+        if asking.turn.stopped:
+            raise KeyboardInterrupt
+    if shown:
+        raise UsageError("There is a picture and no message: add --message.")
