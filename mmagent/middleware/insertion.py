@@ -67,7 +67,12 @@ def picture_blocks(hits: Sequence[Any], most: int) -> dict[str, list[dict[str, A
     for hit in hits:
         blocks = []
         for image in hit.images:
-            data = image.data() if callable(image.data) else image.data
+            try:
+                data = image.data() if callable(image.data) else image.data
+            except LookupError:
+                # Forgotten since it was found, or only its caption was ever kept.
+                blocks.clear()
+                break
             digest = hashlib.sha256(data).hexdigest()
             if digest in shown:
                 continue

@@ -8,7 +8,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from notebook import Notebook, Parrot, parrot
+from notebook import Note, Notebook, Parrot, Picture, parrot
 
 from mmagent.errors import UsageError
 from mmagent.middleware.memory import MemoryMiddleware
@@ -373,3 +373,16 @@ def test_the_same_picture_is_shown_once(picture: Callable[..., bytes]) -> None:
         {"messages": [HumanMessage("cat?")]}
     )
     assert [block["type"] for block in model.seen[0][-1].content] == ["image", "text"]
+
+
+def test_a_picture_that_is_gone_is_named_only() -> None:
+    class Gone(Picture):
+        def data(self) -> bytes:
+            raise LookupError("forgotten")
+
+    memory = Notebook()
+    picture = Gone("p1", "image/png", b"")
+    memory.notes.append(Note("1", "my cat", (picture,), "Sam", NOW, None))
+    model = parrot("ok", profile={"image_inputs": True})
+    agent_with(model, remembering(memory)).invoke({"messages": [HumanMessage("cat?")]})
+    assert "my cat [picture p1]" in model.seen[0][-1].content
