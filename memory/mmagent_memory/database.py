@@ -21,13 +21,14 @@ from mmagent_memory.errors import (
 )
 from mmagent_memory.schema import create_or_check
 
-__all__ = ["DATABASE", "MARKER", "Database"]
+__all__ = ["BUSY_MS", "DATABASE", "MARKER", "Database"]
 
 DATABASE = "memory.sqlite3"
 MARKER = "store.txt"
 """Says that a store was made here, so that a vanished database is noticed, not made anew."""
 _MARK = "A memory store of mmagent lives in this folder; its data is in memory.sqlite3.\n"
-_BUSY_S = 30.0
+BUSY_MS = 30_000
+"""How long another process may hold the store before that is an error."""
 _CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
     "SQLITE_READONLY": (
         ReadOnlyStoreError,
@@ -185,7 +186,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(
-            self.file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            self.file, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
         )
         try:
             db.execute("PRAGMA synchronous = FULL")
@@ -210,7 +211,7 @@ class Database:
                 db.close()
 
     def _turn_on_log(self, db: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + _BUSY_S
+        deadline = time.monotonic() + BUSY_MS / 1000
         while True:
             try:
                 mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]

@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmagent_memory.database import Database
+from mmagent_memory.database import BUSY_MS, Database
 from mmagent_memory.records import EraseReceipt
 from mmagent_memory.search import Scope
 from mmagent_memory.writer import Writer
 
 __all__ = ["erase", "scrub"]
 
+_PATIENCE_MS = 2000
 INDEX_FOLDER = "index"
 """Snapshots of vector indexes; each can be made anew."""
 
@@ -65,7 +66,12 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
         db.execute("INSERT INTO full_text (full_text) VALUES ('optimize')")
         if thorough:
             db.execute("VACUUM")
-        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # A reader elsewhere may hold the log for long; it is named rather than waited for.
+        db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+        try:
+            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     if busy:
         notes.append(
             "Another process is reading the store, so that its write-ahead log still holds the "

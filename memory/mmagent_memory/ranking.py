@@ -63,15 +63,15 @@ class Ranked:
 def rank(candidates: Sequence[Signals], k: int, weights: Weights) -> list[Ranked]:
     """Return the best k candidates, best first.
 
-    Words and meaning are put on one scale by their own best and median, so that a signal that
-    tells nothing apart (all candidates alike) decides nothing.
+    Words count as parts of the best match, likeness as it is: a question that nothing is like
+    is answered by its words.
     """
     if not candidates or k <= 0:
         return []
     columns = {
-        "words": weights.words * _scaled([c.words for c in candidates], floor=0.0),
-        "meaning": weights.meaning * _scaled([c.meaning for c in candidates]),
-        "picture": weights.picture * _scaled([c.picture for c in candidates]),
+        "words": weights.words * _of_best([c.words for c in candidates]),
+        "meaning": weights.meaning * _positive([c.meaning for c in candidates]),
+        "picture": weights.picture * _positive([c.picture for c in candidates]),
         "recency": weights.recency
         * np.array(
             [
@@ -99,18 +99,16 @@ def rank(candidates: Sequence[Signals], k: int, weights: Weights) -> list[Ranked
     return chosen
 
 
-def _scaled(values: Sequence[float | None], floor: float | None = None) -> NDArray[np.float64]:
-    """Return values as 0–1, best is 1; 0 where there is none."""
-    known = np.array([value is not None for value in values])
+def _of_best(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return values as parts of the best one; 0 where there is none."""
     numbers = np.array([value or 0.0 for value in values])
-    if not known.any():
-        return np.zeros(len(values))
-    low = float(numbers[known].min()) if floor is None else floor
-    high = float(numbers[known].max())
-    if high <= low:
-        return np.zeros(len(values))
-    scaled: NDArray[np.float64] = np.where(known, (numbers - low) / (high - low), 0.0)
-    return scaled
+    best = float(numbers.max())
+    return numbers / best if best > 0 else np.zeros(len(values))
+
+
+def _positive(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return cosines as they are, so that a weak likeness stays weak; 0 where there is none."""
+    return np.array([max(0.0, value or 0.0) for value in values])
 
 
 def _diverse(

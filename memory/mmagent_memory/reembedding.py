@@ -57,7 +57,7 @@ def reembed(database: Database, vectorizer: Vectorizer) -> int:
             count += sum(mine is not None for mine in vectors)
             writer.apply(
                 [
-                    PreparedPut(put, put.texts or FullText(), mine)
+                    PreparedPut(put, put.texts or FullText()).with_vectors(mine)
                     for put, mine in zip(puts, vectors, strict=True)
                 ]
             )

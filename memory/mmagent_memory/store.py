@@ -112,11 +112,9 @@ class FaissStore(BaseStore):
 
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; on disk when this returns."""
-        vectors = self.vectorizer.vectors_of(puts)
-        prepared = [
-            PreparedPut(put, self.vectorizer.words_of(put), mine)
-            for put, mine in zip(puts, vectors, strict=True)
-        ]
+        prepared = [PreparedPut(put, self.vectorizer.words_of(put)) for put in puts]
+        for one, vectors in zip(prepared, self.vectorizer.vectors_of(puts), strict=True):
+            one.with_vectors(vectors)
         with self.database.writing() as db:
             self.vectorizer.check_unchanged(db)
             Writer(db).apply(prepared)

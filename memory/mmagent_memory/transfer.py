@@ -107,7 +107,12 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
 def _memory(path: Path, number: int, line: dict[str, Any]) -> dict[str, Any]:
     try:
         images = [
-            {**entry, "data": base64.b64decode(entry["data"]) if entry.get("data") else None}
+            {
+                **entry,
+                "data": base64.b64decode(entry["data"], validate=True)
+                if entry.get("data")
+                else None,
+            }
             for entry in line.get("images") or ()
         ]
         return {

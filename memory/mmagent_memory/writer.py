@@ -31,7 +31,7 @@ class PreparedPut:
 
     __slots__ = ("columns", "crc", "fields", "key", "kinds", "path", "put", "value", "vectors")
 
-    def __init__(self, put: Put, texts: FullText, vectors: Vectors | None) -> None:
+    def __init__(self, put: Put, texts: FullText) -> None:
         self.put = put
         self.path = path_of(put.namespace)
         self.key = bytes_of(put.key)
@@ -41,7 +41,13 @@ class PreparedPut:
         self.fields = _fields_to_json(put.index)
         self.columns = texts.columns()
         self.crc = row_checksum(self.key, self.value, self.fields, self.columns)
-        self.kinds, self.vectors = pack_vectors(vectors)
+        self.kinds, self.vectors = b"", b""
+
+    def with_vectors(self, vectors: Vectors | None) -> PreparedPut:
+        """Add the vectors, which are made last: a value that cannot be stored is not embedded."""
+        if self.put.value is not None:
+            self.kinds, self.vectors = pack_vectors(vectors)
+        return self
 
 
 def _fields_to_json(index: Literal[False] | list[str] | None) -> str | None:
