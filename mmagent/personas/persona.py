@@ -27,11 +27,11 @@ from mmagent.personas.prompt import (
 )
 from mmagent.personas.reading import explain, read_file
 from mmagent.personas.report import ImportReport, dialect_of, report_on
+from mmagent.personas.shelf import SUFFIXES, shelf_path
 from mmagent_prompts import CatalogueError, entry_names, load_yaml, read_entry
 
 __all__ = ["Persona"]
 
-_FILE_SUFFIXES = {".yaml", ".yml", ".json", ".png", ".charx"}
 _CARD_MARKS = {"spec", "first_mes", "mes_example", "char_name", "context"}
 
 
@@ -102,7 +102,7 @@ class Persona(BaseModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
-        """Return a persona of the catalogue, or the one in a YAML file or character card.
+        """Return a persona of the catalogue or the user's own, or the one in a file.
 
         Args:
             name_or_path: A name such as "mia", or the path of a `.yaml`,
@@ -112,12 +112,17 @@ class Persona(BaseModel):
             PersonaError: There is no such persona or file, or it cannot be used.
         """
         path = Path(name_or_path)
-        is_path = isinstance(name_or_path, Path) or len(path.parts) > 1
-        if is_path or path.suffix.lower() in _FILE_SUFFIXES or path.is_file():
+        is_path = isinstance(name_or_path, Path) or "/" in name_or_path
+        if is_path or path.suffix.lower() in SUFFIXES:
             return cls.from_bytes(read_file(path), source=path.name)
         name = str(name_or_path)
+        own = shelf_path(name)
         try:
-            persona = cls._validated(read_entry("personas", name), name)
+            # A file that happens to lie here must not stand in for a name: names come first.
+            if name not in entry_names("personas") and own is not None:
+                persona = cls.from_bytes(read_file(own), source=own.name)
+            else:
+                persona = cls._validated(read_entry("personas", name), name)
         except CatalogueError as error:
             raise PersonaError(f"{error} Name one of these, or the path of a file.") from error
         persona._catalogue_name = name
