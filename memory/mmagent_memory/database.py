@@ -136,6 +136,11 @@ class Database:
         with self.translated(), self._lock:
             yield self.writer()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def writer(self) -> sqlite3.Connection:
         """Return the writing connection; hold the lock while using it."""
         self._check()

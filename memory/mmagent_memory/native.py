@@ -121,6 +121,7 @@ class NativeBackend:
     def _erase(self, prefix: Namespace) -> EraseReceipt:
         receipt = erase(self._store.database, prefix)
         self._store.blocks.clear()
+        self._store.index.clear()
         return receipt
 
     def _candidates(self, prefix: Namespace, question: Question, limit: int) -> list[Candidate]:

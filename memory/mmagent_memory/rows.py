@@ -18,6 +18,7 @@ from mmagent_memory.errors import CorruptStoreError, MemoryUsageError
 
 __all__ = [
     "IMAGE",
+    "MAX_VECTORS",
     "TEXT",
     "FullText",
     "Picture",

@@ -92,6 +92,17 @@ class Reader:
         ).fetchone()[0]
         return number
 
+    def numbers(self, prefix: Sequence[str]) -> set[int]:
+        """Return the numbers of all items below a prefix."""
+        scope = Scope.of(prefix)
+        return {
+            number
+            for (number,) in self.db.execute(
+                f"SELECT items.id FROM items WHERE {scope.condition} AND {_ALIVE}",  # noqa: S608
+                {**scope.parameters, "now": self.now},
+            )
+        }
+
     def vectors_of(self, number: int, dims: int) -> Vectors | None:
         """Return the vectors of one item."""
         kinds, blob = self.db.execute(

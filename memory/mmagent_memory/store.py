@@ -1,12 +1,14 @@
 """`FaissStore`: a durable LangGraph store in one folder.
 
-SQLite is the truth; vectors are searched in memory, in blocks that are caches of it (`blocks`).
+SQLite is the truth; vectors are searched in memory, in blocks that are caches of it (`blocks`)
+and, across more than one user's memories, in a FAISS index that is one too (`faiss_index`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -28,7 +30,9 @@ from langgraph.store.base import (
 from mmagent_memory.blocks import BlockCache
 from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
-from mmagent_memory.errors import MemoryUsageError
+from mmagent_memory.erasing import INDEX_FOLDER
+from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
+from mmagent_memory.faiss_index import FaissIndex
 from mmagent_memory.filters import check_filter
 from mmagent_memory.reembedding import reembed
 from mmagent_memory.rows import Put, Row, now_us
@@ -37,7 +41,10 @@ from mmagent_memory.text import question_words
 from mmagent_memory.vectorizer import Vectorizer
 from mmagent_memory.writer import PreparedPut, Writer
 
-__all__ = ["FaissStore"]
+__all__ = ["EXACT_LIMIT", "FaissStore"]
+
+EXACT_LIMIT = 20_000
+"""Items up to which a search runs over the blocks of their namespaces."""
 
 
 class FaissStore(BaseStore):
@@ -82,6 +89,8 @@ class FaissStore(BaseStore):
         self.database = Database(self.path, create=create)
         self.vectorizer = Vectorizer(self.database, embeddings, fields)
         self.blocks = BlockCache()
+        self.index = FaissIndex(self.path / INDEX_FOLDER)
+        self.exact_limit = EXACT_LIMIT
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out operations: the reads first, all at one moment, then the writes, all or none.
@@ -131,6 +140,7 @@ class FaissStore(BaseStore):
         """Embed everything anew with this store's embedder; return how many items have vectors."""
         count = reembed(self.database, self.vectorizer)
         self.blocks.clear()
+        self.index.clear()
         return count
 
     def reader(self, db: Any) -> Reader:
@@ -139,6 +149,9 @@ class FaissStore(BaseStore):
 
     def close(self) -> None:
         """Close the files. The store is whole without this too."""
+        if not self.database.closed:
+            with suppress(MemoryStoreError), self.database.reading() as db:
+                self.index.save(db)
         self.database.close()
 
     def __enter__(self) -> Self:
@@ -194,7 +207,9 @@ class FaissStore(BaseStore):
         if not op.query:
             return [(row, None) for row in reader.page(prefix, op.filter, op.limit, start)]
         allowed = reader.allowed(prefix, op.filter)
-        if self.vectorizer.enabled:
+        if self.vectorizer.enabled and reader.count(prefix) > self.exact_limit:
+            ranked = self._search_widely(reader, op, queries[op.query], allowed)
+        elif self.vectorizer.enabled:
             dims = self.vectorizer.dims(reader.db)
             ranked = nearest(
                 reader.vectors(prefix, dims),
@@ -215,6 +230,20 @@ class FaissStore(BaseStore):
             rest = reader.page(prefix, op.filter, op.limit - len(found), skip, without=ranked)
             found += [(row, None) for row in rest]
         return found
+
+    def _search_widely(
+        self, reader: Reader, op: SearchOp, query: Matrix, allowed: set[int] | None
+    ) -> dict[int, float]:
+        """Search more than one user's memories: through the index over everything."""
+        if allowed is None and op.namespace_prefix:
+            allowed = reader.numbers(op.namespace_prefix)
+        return self.index.search(
+            reader.db,
+            query,
+            op.offset + op.limit,
+            allowed=allowed,
+            without=set(reader.expired().tolist()),
+        )
 
 
 def _item(row: Row) -> Item:
