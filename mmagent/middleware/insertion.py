@@ -12,7 +12,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from mmagent.middleware.recall_format import with_memories
+from mmagent.context.recall_format import with_memories
 
 __all__ = ["append_text", "insert_before_words", "picture_blocks"]
 

@@ -21,10 +21,10 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Command
 
+from mmagent.context.recall_format import format_memories
 from mmagent.errors import UsageError
 from mmagent.messages import ImageShelf
 from mmagent.middleware.insertion import insert_before_words, picture_blocks
-from mmagent.middleware.recall_format import format_memories
 from mmagent.middleware.turns import (
     answered_turn,
     is_user_turn,

@@ -20,9 +20,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmagent.context.recall_format import format_memories, with_memories
 from mmagent.finetune.bundled.dialogues import Dialogue, Split, Talk, phrases, say, user
 from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system, draw_value
-from mmagent.middleware.recall_format import format_memories, with_memories
 
 __all__ = [
     "Image",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmagent.middleware.recall_format import MAX_CHARS, format_memories, with_memories
+from mmagent.context.recall_format import MAX_CHARS, format_memories, with_memories
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
