@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from mmagent.engine.base import Chunk, Usage
@@ -16,10 +18,17 @@ __all__ = ["to_chunk", "to_result"]
 
 def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
     """One piece for a stream; only the last one carries usage, as LangChain adds them up."""
+    pieces = [
+        tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
+        for piece in chunk.calls
+    ]
     if chunk.finish_reason is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
+        return ChatGenerationChunk(
+            message=AIMessageChunk(content=chunk.text, tool_call_chunks=pieces)
+        )
     message = AIMessageChunk(
         content=chunk.text,
+        tool_call_chunks=pieces,
         response_metadata={
             "finish_reason": chunk.finish_reason,
             "model_name": model,
@@ -52,8 +61,11 @@ def to_result(chunks: Sequence[Chunk], model: str) -> ChatResult:
         raise GenerationError("The model broke off without saying why; ask again.")
     last = to_chunk(chunks[-1], model).message
     assert isinstance(last, AIMessageChunk)
+    calls, broken = _calls(chunks)
     message = AIMessage(
         content="".join(chunk.text for chunk in chunks),
+        tool_calls=calls,
+        invalid_tool_calls=broken,
         response_metadata=last.response_metadata,
         usage_metadata=last.usage_metadata,
     )
@@ -62,3 +74,24 @@ def to_result(chunks: Sequence[Chunk], model: str) -> ChatResult:
         generations=[ChatGeneration(message=message, generation_info=info)],
         llm_output={"model_name": model},
     )
+
+
+def _calls(chunks: Sequence[Chunk]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """The calls of an answer; those that the limit of tokens cut are told apart."""
+    ids: dict[int, tuple[str, str | None]] = {}
+    arguments: dict[int, str] = {}
+    for piece in (piece for chunk in chunks for piece in chunk.calls):
+        if piece.name is not None:
+            ids[piece.index] = (piece.name, piece.id)
+        arguments[piece.index] = arguments.get(piece.index, "") + piece.arguments
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for index, (name, id_) in ids.items():
+        try:
+            args = json.loads(arguments[index])
+        except ValueError:
+            text = arguments[index]
+            broken.append(invalid_tool_call(name=name, args=text, id=id_, error="cut off"))
+        else:
+            calls.append(tool_call(name=name, args=args, id=id_))
+    return calls, broken

@@ -21,44 +21,28 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
-from langchain_core.messages import BaseMessage
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import run_in_executor
+from langchain_core.runnables import Runnable, run_in_executor
 from langchain_core.tools import BaseTool
-from langchain_core.utils import from_env
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, PrivateAttr
 
 from mmagent.answers import to_chunk, to_result
-from mmagent.engine.base import Chunk, Engine, Sampling
-from mmagent.engine.profiles import describe, profile_of
+from mmagent.chat_settings import ChatSettings, profile_from
+from mmagent.engine.base import Chunk, Engine
 from mmagent.engine.registry import EngineSpec, engine_for
-from mmagent.errors import GenerationError, UsageError
-from mmagent.media import MediaPolicy
+from mmagent.errors import GenerationError
 from mmagent.messages import Conversation, ImageShelf, to_conversation
+from mmagent.structured import Method, checked_choice, form_of, structured, tools_of
 
 __all__ = ["ChatMMAgent"]
 
-_SAMPLING = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "num_beams",
-    "repetition_penalty",
-    "seed",
-)
-# Settings of hosted models that LangChain passes to every chat model; they mean nothing here.
-_HOSTED = ("api_key", "base_url", "max_retries")
 
-
-class ChatMMAgent(BaseChatModel):
+class ChatMMAgent(ChatSettings):
     """A local multimodal chat model.
 
     Example:
@@ -78,108 +62,9 @@ class ChatMMAgent(BaseChatModel):
     `model.invoke("Hi", temperature=0.7, seed=1)`.
     """
 
-    model: str = Field(default_factory=from_env("MMAGENT_MODEL", default="tiny"))
-    """"tiny" (the bundled model), a folder, a name on the model hub, or "echo" (no model)."""
-    adapter: str | None = None
-    """Folder of a PEFT adapter; several chat models with different ones share one base."""
-    max_tokens: int | None = 512
-    """Most tokens of an answer; None lets it fill the context window."""
-    temperature: float | None = None
-    """0 always takes the likeliest token; None is what the checkpoint recommends."""
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    num_beams: int = 1
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    """Makes sampled answers repeatable."""
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    """Texts that end an answer; they are not part of it."""
-    timeout: float | None = None
-    """Most seconds that an answer may take."""
-    streaming: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    context_length: int | None = None
-    """A smaller window than the checkpoint's."""
-    cache_bytes: int = 512 * 1024 * 1024
-    """Budget for what is remembered of prompts between turns; 0 remembers nothing."""
-    sanitize_control_tokens: bool = True
-    """Keep control tokens that are typed in messages from taking effect."""
-    media_policy: MediaPolicy = Field(default_factory=MediaPolicy, exclude=True)
-    """Where pictures may come from."""
-    engine: Engine | None = Field(default=None, exclude=True, repr=False)
-    """An engine of your own, instead of one that is loaded by `model`."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
-
     _engines: dict[EngineSpec, Engine] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
     _shelf: ImageShelf = PrivateAttr(default_factory=ImageShelf)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_hosted(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            values = {name: value for name, value in values.items() if name not in _HOSTED}
-            if "model_name" in values:
-                values.setdefault("model", values.pop("model_name"))
-        return values
-
-    @field_validator("model", "adapter", mode="before")
-    @classmethod
-    def _path_to_str(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    @model_validator(mode="after")
-    def _check_sampling(self) -> ChatMMAgent:
-        self._sampling(None, {})
-        return self
-
-    # ---- what LangChain asks about it ------------------------------------------------------
-
-    @property
-    def _llm_type(self) -> str:
-        return "mmagent"
-
-    @property
-    def model_name(self) -> str:
-        """The model, by the name that hosted models use for it."""
-        return self.model
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        """Everything that an answer depends on: the key of LangChain's answer cache."""
-        names = ("model", "adapter", *_SAMPLING, "dtype", "context_length")
-        found = {name: getattr(self, name) for name in names}
-        found["stop_sequences"] = self.stop  # LangChain puts the call's own under "stop"
-        found["sanitize_control_tokens"] = self.sanitize_control_tokens
-        if self.engine is not None:
-            found["engine"] = self.engine.name
-        return found
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = LangSmithParams(
-            ls_provider="mmagent",
-            ls_model_type="chat",
-            ls_model_name=self._name_of(kwargs),
-        )
-        temperature = kwargs.get("temperature", self.temperature)
-        if temperature is not None:
-            params["ls_temperature"] = temperature
-        max_tokens = kwargs.get("max_tokens", self.max_tokens)
-        if max_tokens is not None:
-            params["ls_max_tokens"] = max_tokens
-        if ends := stop or self.stop:
-            params["ls_stop"] = list(ends)
-        return params
-
-    def _resolve_model_profile(self) -> ModelProfile | None:
-        if self.engine is not None:
-            return _profile_from(self.engine, self.max_tokens)
-        return profile_of(
-            self.model, context_length=self.context_length, max_tokens=self.max_tokens
-        )
 
     # ---- tokens ----------------------------------------------------------------------------
 
@@ -200,6 +85,49 @@ class ChatMMAgent(BaseChatModel):
     def get_token_ids(self, text: str) -> list[int]:
         """The tokens of a plain text."""
         return self.load().token_ids(text)
+
+    # ---- tools and schemas -----------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: Any = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools that it may call; calls always fit the tools' schemas.
+
+        Args:
+            tools: Functions, pydantic classes, LangChain tools or OpenAI's dictionaries.
+            tool_choice: "auto", "none", "any" (some tool must be called), or the name of one.
+            strict: Passed on to how the schemas are described.
+            parallel_tool_calls: False allows one call an answer.
+            kwargs: Further parameters of the calls.
+
+        Raises:
+            UsageError: Something that is no tool, or a choice that none of them is.
+        """
+        described = tools_of(tools, strict=strict)
+        if (choice := checked_choice(tool_choice, described)) is not None:
+            kwargs["tool_choice"] = choice
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=described, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """The model with answers that are values of a schema; see `structured.structured`."""
+        model = self.bind(**kwargs) if kwargs else self
+        return structured(model, schema, method=method, include_raw=include_raw, strict=strict)
 
     # ---- answering -------------------------------------------------------------------------
 
@@ -225,7 +153,7 @@ class ChatMMAgent(BaseChatModel):
             if spec not in self._engines:
                 self._engines[spec] = engine_for(spec)
                 if spec.model == self.model:  # now it is known, not only read from a file
-                    self.profile = _profile_from(self._engines[spec], self.max_tokens)
+                    self.profile = profile_from(self._engines[spec], self.max_tokens)
             return self._engines[spec]
 
     def _generate(
@@ -283,12 +211,21 @@ class ChatMMAgent(BaseChatModel):
         kwargs = dict(kwargs)
         engine = self.load(kwargs.pop("model", None))
         adapter = kwargs.pop("adapter", self.adapter)
-        tools = kwargs.pop("tools", ())
+        tools = tools_of(kwargs.pop("tools", None) or ())
+        form = form_of(
+            tools,
+            kwargs.pop("tool_choice", None),
+            kwargs.pop("parallel_tool_calls", None),
+            kwargs.pop("response_format", None),
+        )
         sampling = self._sampling(stop, kwargs)
         conversation = self._conversation(messages, tools)
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         chunks = engine.generate(
-            conversation, sampling, adapter=None if adapter is None else str(adapter)
+            conversation,
+            sampling,
+            adapter=None if adapter is None else str(adapter),
+            form=form,
         )
         try:
             for chunk in chunks:
@@ -325,31 +262,10 @@ class ChatMMAgent(BaseChatModel):
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _name_of(self, kwargs: Mapping[str, Any]) -> str:
-        return str(kwargs.get("model") or self.model)
-
     def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Conversation:
-        described = [convert_to_openai_tool(tool) for tool in tools]
-        return to_conversation(messages, self.media_policy, tools=described, shelf=self._shelf)
-
-    def _sampling(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Sampling:
-        """The settings of one call: its own where given, else the model's."""
-        known = {*_SAMPLING, "stream"}
-        unknown = [name for name in kwargs if name not in known and not name.startswith("ls_")]
-        if unknown:
-            raise UsageError(
-                f"ChatMMAgent knows no parameter {', '.join(sorted(unknown))}; "
-                f"a call may set {', '.join(_SAMPLING)}, stop, adapter, model and tools."
-            )
-        values = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
-        ends = stop if stop is not None else self.stop
-        return Sampling(**values, stop=tuple([ends] if isinstance(ends, str) else ends or ()))
-
-
-def _profile_from(engine: Engine, max_tokens: int | None) -> ModelProfile:
-    return describe(
-        sees="image" in engine.modalities, window=engine.context_length, max_tokens=max_tokens
-    )
+        return to_conversation(
+            messages, self.media_policy, tools=tools_of(tools), shelf=self._shelf
+        )
 
 
 def _close_after(step: asyncio.Future[Any], chunks: Generator[Chunk, None, None]) -> None:

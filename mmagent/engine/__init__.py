@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from mmagent.engine.base import Chunk, Engine, FinishReason, Modality, Sampling, Usage
+from mmagent.engine.base import (
+    CallPiece,
+    Chunk,
+    Engine,
+    FinishReason,
+    Form,
+    Modality,
+    Sampling,
+    Usage,
+)
 from mmagent.engine.echo import EchoEngine
 
-__all__ = ["Chunk", "EchoEngine", "Engine", "FinishReason", "Modality", "Sampling", "Usage"]
+__all__ = [
+    "CallPiece",
+    "Chunk",
+    "EchoEngine",
+    "Engine",
+    "FinishReason",
+    "Form",
+    "Modality",
+    "Sampling",
+    "Usage",
+]

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmagent.errors import ContextOverflowError, UsageError
 from mmagent.messages import Conversation
 
-__all__ = ["Chunk", "Engine", "FinishReason", "Modality", "Sampling", "Usage", "room_for_answer"]
+__all__ = [
+    "CallPiece",
+    "Chunk",
+    "Engine",
+    "FinishReason",
+    "Form",
+    "Modality",
+    "Sampling",
+    "Usage",
+    "room_for_answer",
+]
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 Modality = Literal["text", "image"]
@@ -91,12 +101,40 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What an answer must look like; held by a grammar while it is generated.
+
+    Attributes:
+        functions: What may be called: OpenAI's function objects (`name`, `parameters`, ...).
+        required: The answer must be a call (of one of them), not text.
+        parallel: One answer may have several calls.
+        schema: A JSON schema; if the answer is text, it is JSON of this schema.
+    """
+
+    functions: tuple[dict[str, Any], ...] = ()
+    required: bool = False
+    parallel: bool = True
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """A piece of a function call; the first one of a call has its id and name."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A piece of an answer; the last one has the reason why it ended and the usage."""
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    calls: tuple[CallPiece, ...] = ()
 
 
 @runtime_checkable
@@ -125,12 +163,18 @@ class Engine(Protocol):
         """The tokens of a plain text."""
 
     def generate(
-        self, conversation: Conversation, sampling: Sampling, *, adapter: str | None = None
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        adapter: str | None = None,
+        form: Form | None = None,
     ) -> Iterator[Chunk]:
         """Answer in pieces; closing the iterator stops the work at once.
 
         Raises:
             ContextOverflowError: Before anything is generated.
+            UsageError: A form that cannot be held.
             GenerationError: The model failed.
         """
 

@@ -15,6 +15,8 @@ from mmagent.engine.base import Sampling
 if TYPE_CHECKING:
     import torch
 
+    from mmagent.engine.guide import Guide
+
 __all__ = ["Run", "generation_config", "hand_over"]
 
 
@@ -28,6 +30,8 @@ class Run:
     config: Any
     kwargs: dict[str, Any]
     chance: torch.Generator | None = None
+    guide: Guide | None = None
+    left: int = 0  # tokens that the answer may still have
 
     def first(self) -> int:
         """Read the prompt (what is not known of it) and choose a token."""
@@ -51,11 +55,24 @@ class Run:
 
         self.kwargs = self.model._update_model_kwargs_for_generation(outputs, self.kwargs)
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)  # (1, vocabulary)
+        if self.guide is not None:
+            # Before the rest: of the likeliest tokens, a grammar might allow none.
+            logits = self.guide.allow(logits)
         scores = self.processors(self.input_ids, logits)
-        if not self.config.do_sample:
-            return int(scores.argmax(dim=-1))
-        chances = scores.softmax(dim=-1)
-        return int(torch.multinomial(chances, 1, generator=self.chance))
+        if self.config.do_sample:
+            chances = scores.softmax(dim=-1)
+            token = int(torch.multinomial(chances, 1, generator=self.chance))
+        else:
+            token = int(scores.argmax(dim=-1))
+        if self.guide is not None:
+            token = self.guide.settle(token, self.left)
+        self.left -= 1
+        return token
+
+    @property
+    def finished(self) -> bool:
+        """The form of the answer is complete: nothing may follow."""
+        return self.guide is not None and self.guide.finished
 
 
 def hand_over(

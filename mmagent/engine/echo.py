@@ -1,17 +1,30 @@
 """An engine without a model: it says back what it was told, always the same.
 
 For tests, demonstrations and plumbing: `ChatMMAgent(model="echo")`. It counts tokens, streams,
-honours `max_tokens` and `stop`, and looks at pictures as far as their size and colour.
+honours `max_tokens` and `stop`, looks at pictures as far as their size and colour, and answers a
+required call or a schema with the plainest values that fit.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import uuid
 import zlib
 from collections.abc import Iterator
 
-from mmagent.engine.base import Chunk, FinishReason, Modality, Sampling, Usage, room_for_answer
-from mmagent.engine.textstream import StopFilter
+from mmagent.engine.base import (
+    CallPiece,
+    Chunk,
+    FinishReason,
+    Form,
+    Modality,
+    Sampling,
+    Usage,
+    room_for_answer,
+)
+from mmagent.engine.examples import example_of
+from mmagent.engine.reader import AnswerReader
 from mmagent.media import LoadedImage
 from mmagent.messages import Conversation
 
@@ -65,27 +78,47 @@ class EchoEngine:
         return [zlib.crc32(word.encode("utf-8", "replace")) for word in _TOKEN.findall(text)]
 
     def generate(
-        self, conversation: Conversation, sampling: Sampling, *, adapter: str | None = None
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        adapter: str | None = None,
+        form: Form | None = None,
     ) -> Iterator[Chunk]:
-        """Say the last user turn back, word by word."""
+        """Say the last user turn back, word by word; or the plainest answer of a form."""
         asked = self.count_tokens(conversation)
         room = room_for_answer(asked, self.context_length, sampling.max_tokens)
-        return self._answer(_TOKEN.findall(_echo(conversation)), asked, room, sampling)
+        if form is not None and form.required:
+            return self._call(form, asked)
+        said = _echo(conversation)
+        if form is not None and form.schema is not None:
+            said = json.dumps(example_of(form.schema), ensure_ascii=False)
+        return self._answer(_TOKEN.findall(said), asked, room, sampling)
+
+    def _call(self, form: Form, asked: int) -> Iterator[Chunk]:
+        function = form.functions[0]
+        arguments = json.dumps(example_of(function.get("parameters") or {"type": "object"}))
+        name = f"call_{uuid.uuid4().hex[:24]}"
+        yield Chunk(calls=(CallPiece(0, name, function["name"]),))
+        words = _TOKEN.findall(arguments)
+        for word in words:
+            yield Chunk(calls=(CallPiece(0, arguments=word),))
+        yield Chunk("", "tool_calls", Usage(asked, len(words)))
 
     def _answer(
         self, words: list[str], asked: int, room: int, sampling: Sampling
     ) -> Iterator[Chunk]:
-        stop = StopFilter(sampling.stop)
+        reader = AnswerReader(sampling.stop)
         produced = 0
         for word in words[:room]:
             produced += 1
-            text = stop.push(word)
-            if text:
-                yield Chunk(text)
-            if stop.stopped:
+            chunk = reader.push(word)
+            if chunk is not None:
+                yield chunk
+            if reader.stopped:
                 break
-        reason: FinishReason = "length" if len(words) > room and not stop.stopped else "stop"
-        yield Chunk(stop.finish(), reason, Usage(asked, produced))
+        reason: FinishReason = "length" if len(words) > room else "stop"
+        yield reader.finish("", reason, Usage(asked, produced))
 
 
 def _echo(conversation: Conversation) -> str:

@@ -14,9 +14,12 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mmagent.engine.sanitize import Sanitizer
+from mmagent.engine.toolformat import ToolFormat
+from mmagent.engine.turns import ways_to_say
 from mmagent.errors import GenerationError, MediaError, UsageError
 from mmagent.media import LoadedImage
 from mmagent.messages import Conversation, Turn
@@ -112,14 +115,14 @@ class PromptBuilder:
         """The template's text, one placeholder a picture."""
         first_error: Exception | None = None
         wanted = len(conversation.images)
-        for turns in _ways_to_say(conversation.turns, self.sees):
+        turns = list(conversation.turns)
+        tools = list(conversation.tools)
+        if tools or any(turn.get("tool_calls") for turn in turns):
+            turns = self.tool_format.prepare(turns, tools)
+            tools = tools if self.tool_format.shows_tools else []
+        for said in ways_to_say(turns, self.sees):
             try:
-                text: str = self.processor.apply_chat_template(
-                    list(turns),
-                    tools=list(conversation.tools) or None,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
+                text = self._apply_template(said, tools, add_generation_prompt=True)
             except Exception as error:  # Jinja, and whatever a template raises by itself
                 first_error = first_error or error
                 continue
@@ -133,6 +136,28 @@ class PromptBuilder:
             "The model's chat template does not show all pictures of this conversation; "
             "send them in user messages."
         )
+
+    def _apply_template(
+        self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, **options: Any
+    ) -> str:
+        text: str = self.processor.apply_chat_template(
+            list(turns), tools=list(tools or ()) or None, tokenize=False, **options
+        )
+        return text
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How this checkpoint writes function calls."""
+
+        def render(turns: list[Turn], tools: list[dict[str, Any]] | None) -> str:
+            if self.sees:
+                turns = [
+                    {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+                    for turn in turns
+                ]
+            return self._apply_template(turns, tools)
+
+        return ToolFormat.of(render, frozenset(self.tokenizer.all_special_tokens))
 
     def _tokenize(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
@@ -269,48 +294,3 @@ class PromptBuilder:
         except Exception:
             return None
         return next((token for token in candidates if text.count(token) == 1), None)
-
-
-# ---- turns in the shapes that templates accept ---------------------------------------------
-
-
-def _ways_to_say(turns: Sequence[Turn], sees: bool) -> list[list[Turn]]:
-    """The turns as they are, and then as templates with narrower views want them."""
-    plain = [turn if sees else _flat(turn) for turn in turns]
-    return [plain, _tool_images_to_user(plain), _alternating(_tool_images_to_user(plain))]
-
-
-def _flat(turn: Turn) -> Turn:
-    """Content as one string, which templates of text-only models expect."""
-    text = "".join(part.get("text", "") for part in turn["content"])
-    return {**turn, "content": text}
-
-
-def _tool_images_to_user(turns: Sequence[Turn]) -> list[Turn]:
-    """Pictures that a tool returned, shown by the user right after the tools' turns."""
-    said: list[Turn] = []
-    held: list[dict[str, Any]] = []
-    for turn in turns:
-        if turn["role"] != "tool" and held:
-            said.append({"role": "user", "content": held})
-            held = []
-        content = turn["content"]
-        if turn["role"] == "tool" and isinstance(content, list):
-            held = held + [part for part in content if part["type"] == "image"]
-            turn = {**turn, "content": [part for part in content if part["type"] != "image"]}
-        said.append(turn)
-    return [*said, {"role": "user", "content": held}] if held else said
-
-
-def _alternating(turns: Sequence[Turn]) -> list[Turn]:
-    """System text inside the first user turn, and turns of one role in a row as one."""
-    said: list[Turn] = []
-    for turn in turns:
-        role = {"system": "user", "tool": "user"}.get(turn["role"], turn["role"])
-        if said and said[-1]["role"] == role:
-            before, now = said[-1]["content"], turn["content"]
-            gap: Any = "\n\n" if isinstance(now, str) else [{"type": "text", "text": "\n\n"}]
-            said[-1] = {**said[-1], "content": before + gap + now}
-        else:
-            said.append({**turn, "role": role})
-    return said

@@ -15,13 +15,23 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from mmagent.engine.base import Chunk, FinishReason, Modality, Sampling, Usage, room_for_answer
+from mmagent.engine.base import (
+    Chunk,
+    FinishReason,
+    Form,
+    Modality,
+    Sampling,
+    Usage,
+    room_for_answer,
+)
 from mmagent.engine.decoding import Run, generation_config, hand_over
+from mmagent.engine.guide import Guide, GuideMaker
 from mmagent.engine.kvcache import ConversationCache, Remembered
 from mmagent.engine.loading import attach_adapter, load_checkpoint
 from mmagent.engine.prompt import Prompt, PromptBuilder
-from mmagent.engine.textstream import Detokenizer, StopFilter
-from mmagent.errors import GenerationError, MMAgentError
+from mmagent.engine.reader import AnswerReader
+from mmagent.engine.textstream import Detokenizer
+from mmagent.errors import GenerationError, MMAgentError, UsageError
 from mmagent.messages import Conversation
 
 __all__ = ["TransformersEngine"]
@@ -76,6 +86,11 @@ class TransformersEngine:
         limit = self._checkpoint.context_length
         self._context_length = min(context_length or limit, limit)
         self._end_tokens = _end_tokens(self.model, self._prompts.tokenizer)
+        self._guides = GuideMaker(
+            self._prompts.tokenizer,
+            ends=self._end_tokens,
+            width=self.model.get_output_embeddings().weight.shape[0],
+        )
 
     # ---- what it is ------------------------------------------------------------------------
 
@@ -116,24 +131,44 @@ class TransformersEngine:
     # ---- answering -------------------------------------------------------------------------
 
     def generate(
-        self, conversation: Conversation, sampling: Sampling, *, adapter: str | None = None
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        adapter: str | None = None,
+        form: Form | None = None,
     ) -> Iterator[Chunk]:
         """Answer in pieces; closing the iterator stops the work at once.
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
             MediaError: The model takes no pictures.
+            UsageError: A form that cannot be held.
             GenerationError: The model failed.
         """
         prompt = self._prompt(conversation)
         room = room_for_answer(len(prompt.ids), self.context_length, sampling.max_tokens)
         name = self._adapter_name(adapter or self._default_adapter)
-        return self._answer(prompt, sampling, room, name)
+        guide = None
+        if form is not None:
+            if sampling.num_beams > 1:
+                raise UsageError(
+                    "num_beams cannot be combined with tools or a schema; leave one of them out."
+                )
+            guide = self._guides.guide(form, self._prompts.tool_format, room)
+        return self._answer(prompt, sampling, room, name, form, guide)
 
     def _answer(
-        self, prompt: Prompt, sampling: Sampling, room: int, adapter: str | None
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        room: int,
+        adapter: str | None,
+        form: Form | None,
+        guide: Guide | None,
     ) -> Iterator[Chunk]:
-        stop = StopFilter(sampling.stop)
+        names = [function["name"] for function in form.functions] if form else []
+        reader = AnswerReader(sampling.stop, self._prompts.tool_format if names else None, names)
         text = Detokenizer(self._decode)
         reason: FinishReason = "length"
         produced = 0
@@ -144,25 +179,25 @@ class TransformersEngine:
         if sampling.num_beams > 1:
             tokens = self._search(prompt, sampling, room, adapter)
         else:
-            tokens = self._sample(prompt, entry, sampling, room, adapter)
+            tokens = self._sample(prompt, entry, sampling, room, adapter, guide)
         try:
             for token in tokens:
                 produced += 1
                 if token in self._end_tokens:
                     reason = "stop"
                     break
-                piece = stop.push(text.push(token))
-                if piece:
-                    yield Chunk(piece)
-                if stop.stopped:
+                chunk = reader.push(text.push(token))
+                if chunk is not None:
+                    yield chunk
+                if reader.stopped:
                     break
+            else:
+                if guide is not None and guide.finished:
+                    reason = "stop"
         finally:
             tokens.close()
-        tail = stop.push(text.finish())
-        tail += stop.finish()
-        if stop.stopped:
-            reason = "stop"
-        yield Chunk(tail, reason, Usage(len(prompt.ids), produced, read))
+        usage = Usage(len(prompt.ids), produced, read)
+        yield reader.finish(text.finish(), reason, usage)
 
     def _decode(self, tokens: list[int]) -> str:
         with self._text_lock:
@@ -176,6 +211,7 @@ class TransformersEngine:
         sampling: Sampling,
         room: int,
         adapter: str | None,
+        guide: Guide | None,
     ) -> Generator[int, None, None]:
         """Tokens one by one; what was computed for them is kept for the next turn."""
         import torch
@@ -186,12 +222,13 @@ class TransformersEngine:
         try:
             with self._running(adapter), torch.no_grad():
                 run = self._prepare(prompt, sampling, room, entry)
+                run.guide = guide
                 token = run.first()
             at_rest = True
             for _ in range(room):
                 produced.append(token)
                 yield token
-                if len(produced) == room:
+                if len(produced) == room or run.finished:
                     return
                 at_rest = False
                 with self._running(adapter), torch.no_grad():
@@ -226,6 +263,7 @@ class TransformersEngine:
             generation_config=self._config(sampling, room),
             custom_generate=hand_over,
         )
+        run.left = room
         if sampling.seed is not None:
             run.chance = torch.Generator(self.model.device).manual_seed(sampling.seed)
         return run
