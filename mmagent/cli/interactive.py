@@ -24,14 +24,14 @@ __all__ = ["Interactive"]
 
 _HELP = """\
 Just type. Also:
-  /image PATH     show a picture with your
-                  next message
-  /memories       what is remembered
-  /forget ID      forget one of these
-  /persona NAME   talk with another one
-                  (a name, YAML, or card)
-  /help           this
-  /quit           leave (or Ctrl-D)
+  /image PATH    show a picture with
+                 your next message
+  /memories      what is remembered
+  /forget ID     forget one of these
+  /persona NAME  talk with another one
+                 (a name, YAML, card)
+  /help          this
+  /quit          leave (or Ctrl-D)
 Ctrl-C stops an answer."""
 
 

@@ -40,7 +40,7 @@ def dim(text: str, stream: TextIO | None = None) -> str:
 
 def printable(text: str) -> str:
     """The text without control characters: neither a model nor a memory may steer a terminal."""
-    kept = "".join(c for c in text if c in "\n\t" or not unicodedata.category(c) == "Cc")
+    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
     return kept.encode("utf-8", "replace").decode("utf-8")
 
 

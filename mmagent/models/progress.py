@@ -48,8 +48,7 @@ class _LineReporter(SilentReporter):
     def step(self, text: str, done: int = 0, total: int | None = None) -> None:
         if text != self._last:
             self._last = text
-            size = f" ({total / 1e6:.0f} MB)" if total and total > 1e6 else ""
-            self.note(f"{text}{size} …")
+            self.note(f"{_with_size(text, total)} …")
 
 
 class Reporter(SilentReporter):
@@ -57,14 +56,19 @@ class Reporter(SilentReporter):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
+        # In a narrow terminal the text is cut, and the line stays one line.
         self._progress: Progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=12),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             console=Console(stderr=True),
-            expand=True,
         )
         self._progress.start()
         self._task: TaskID | None = None
@@ -78,7 +82,8 @@ class Reporter(SilentReporter):
         """Move the bar; a new text begins a new one."""
         if text != self._last or self._task is None:
             self._finish()
-            self._last, self._task = text, self._progress.add_task(text, total=total)
+            self._last = text
+            self._task = self._progress.add_task(_with_size(text, total), total=total)
         self._progress.update(self._task, completed=done, total=total)
 
     def close(self) -> None:
@@ -90,6 +95,10 @@ class Reporter(SilentReporter):
         if self._task is not None:
             self._progress.update(self._task, completed=1, total=1, visible=False)
             self._task = None
+
+
+def _with_size(text: str, total: int | None) -> str:
+    return f"{text} ({total / 1e6:.0f} MB)" if total and total > 1e6 else text
 
 
 def reporter(wanted: bool) -> SilentReporter:
