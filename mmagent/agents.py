@@ -13,6 +13,7 @@ from langchain_core.messages import SystemMessage
 from langchain_core.tools import BaseTool
 from langgraph.store.base import BaseStore
 
+from mmagent.middleware.context import ContextMiddleware, prompt_budget
 from mmagent.middleware.memory import Memory, MemoryMiddleware
 from mmagent.middleware.persona import PersonaMiddleware
 from mmagent.personas.persona import Persona
@@ -39,6 +40,7 @@ def create_companion(
     system_prompt: str | SystemMessage | None = None,
     k: int = 6,
     max_pictures: int = 1,
+    max_tokens: int | None = None,
     media_policy: MediaPolicy | None = None,
     name: str | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -46,7 +48,8 @@ def create_companion(
 
     It is an ordinary LangGraph agent: `invoke`, `stream` and their async twins, with a
     `thread_id` where there is a checkpointer. What memory did in a turn stands in the result
-    under `recall` (see `mmagent.middleware.memory.Recall`).
+    under `recall` (see `mmagent.middleware.memory.Recall`), and which turns still fitted under
+    `context` (see `mmagent.context.packing.Packing`).
 
     Args:
         model: Any LangChain chat model; or what `ChatMMAgent(model=…)` takes, such as "tiny".
@@ -61,6 +64,8 @@ def create_companion(
         system_prompt: The developer's own instructions; the persona's stand below them.
         k: Most memories recalled for one turn.
         max_pictures: Most recalled pictures shown to a model that takes pictures.
+        max_tokens: Most tokens of a prompt, beyond which the oldest turns are left out of it;
+            by default what the model's profile leaves beside an answer.
         media_policy: Where pictures in messages may come from.
         name: The agent's name in a larger graph.
 
@@ -73,7 +78,17 @@ def create_companion(
 
         model = ChatMMAgent(model=model)
     who = persona if isinstance(persona, Persona) else Persona.load(persona)
-    ours: list[AgentMiddleware[Any, Any]] = [PersonaMiddleware(who, user=user, user_name=user_name)]
+    budget = max_tokens or prompt_budget(model)
+    # A quarter for memories, which is plenty for a few lines each; the rest for the conversation.
+    share = None if budget is None or store is None else min(1200, budget // 4)
+    speaking = PersonaMiddleware(who, user=user, user_name=user_name)
+    if budget is not None:
+        speaking.max_lore_tokens = min(speaking.max_lore_tokens, budget // 8)
+        speaking.max_example_chars = min(speaking.max_example_chars, budget // 2)
+    ours: list[AgentMiddleware[Any, Any]] = [
+        speaking,
+        ContextMiddleware(max_tokens, reserve=share or 0),
+    ]
     if store is not None:
         ours.append(
             MemoryMiddleware(
@@ -83,6 +98,7 @@ def create_companion(
                 user_name=user_name,
                 k=k,
                 max_pictures=max_pictures,
+                max_tokens=share,
                 media_policy=media_policy,
             )
         )

@@ -65,7 +65,7 @@ def picture_blocks(hits: Sequence[Any], most: int) -> dict[str, list[dict[str, A
     chosen: dict[str, list[dict[str, Any]]] = {}
     shown: set[str] = set()
     for hit in hits:
-        blocks = []
+        blocks: list[dict[str, Any]] = []
         for image in hit.images:
             try:
                 data = image.data() if callable(image.data) else image.data

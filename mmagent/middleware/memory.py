@@ -15,12 +15,14 @@ from langchain.agents.middleware.types import (
     ModelResponse,
     OmitFromInput,
 )
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Command
 
+from mmagent.context.counting import counter_for
 from mmagent.context.recall_format import format_memories
 from mmagent.errors import UsageError
 from mmagent.messages import ImageShelf
@@ -118,6 +120,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         user_name: str | None = None,
         k: int = 6,
         max_pictures: int = 1,
+        max_tokens: int | None = None,
         media_policy: MediaPolicy | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -131,6 +134,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             user_name: How the user is called in memories; by default from `user`.
             k: Most memories recalled for one turn; 0 recalls none.
             max_pictures: Most recalled pictures shown to a model that takes pictures.
+            max_tokens: Most tokens of memories and their pictures; by default unbounded but by
+                `k`, each memory being cut to a few lines.
             media_policy: Where pictures in messages may come from.
             clock: What time it is, with a time zone.
 
@@ -147,6 +152,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self.persona_name = name
         self.k = k
         self.max_pictures = max_pictures
+        self.max_tokens = max_tokens
         self.media_policy = media_policy
         self.clock = clock
         self._shelf = ImageShelf(max_bytes=32 * 1024 * 1024)
@@ -223,15 +229,18 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     ) -> tuple[ModelRequest[Any], Recall]:
         fresh = [hit for hit in hits if not _is_visible(hit, question)][: self.k]
         now = self.clock()
-        below: dict[str, list[dict[str, Any]]] = {}
-        if (request.model.profile or {}).get("image_inputs"):
-            below = picture_blocks(fresh, self.max_pictures)
-        block = format_memories(fresh, now, below=below)
+        block, pictures = self._block(request.model, fresh, now)
+        while self.max_tokens is not None and fresh:
+            # The worst goes first, until the rest fits.
+            added = insert_before_words(HumanMessage(""), block, pictures)
+            if counter_for(request.model)([added]) <= self.max_tokens:
+                break
+            fresh.pop()
+            block, pictures = self._block(request.model, fresh, now)
         messages: list[AnyMessage] = list(request.messages)
         if block:
             # By identity: two messages may be equal.
             place = next(i for i, m in enumerate(messages) if m is question.target)
-            pictures = [picture for blocks in below.values() for picture in blocks]
             messages[place] = insert_before_words(question.target, block, pictures)
             request = request.override(messages=messages)
         system = [request.system_message] if request.system_message else []
@@ -243,6 +252,16 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             block=block,
             sent=(*system, *messages),
         )
+
+    def _block(
+        self, model: BaseChatModel, hits: Sequence[Any], now: datetime
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Return the text of the memories and the pictures to show with them."""
+        below: dict[str, list[dict[str, Any]]] = {}
+        if (model.profile or {}).get("image_inputs"):
+            below = picture_blocks(hits, self.max_pictures)
+        pictures = [picture for blocks in below.values() for picture in blocks]
+        return format_memories(hits, now, below=below), pictures
 
     # After the agent: remember
 

@@ -110,10 +110,22 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
         notes, clock = self._lore(said, before, macros)
         notes += self._fixed_notes(macros)
         changed = request.override(
+            model_settings=self._settings(request),
             system_message=self._system_message(request.system_message, macros),
             messages=_with_notes(said, notes),
         )
         return changed, clock
+
+    def _settings(self, request: ModelRequest[Any]) -> dict[str, Any]:
+        """Return the call's settings, with the persona's adapter where it has a say.
+
+        Only our model has adapters to switch, and one that it was given outright stays. A card
+        cannot name an adapter; only our YAML can.
+        """
+        ours = request.model._llm_type.startswith("mmagent")
+        if not self.persona.adapter or not ours or getattr(request.model, "adapter", None):
+            return request.model_settings
+        return {"adapter": self.persona.adapter, **request.model_settings}
 
     def _system_message(self, given: SystemMessage | None, macros: MacroContext) -> SystemMessage:
         developer = str(given.text).strip() if given is not None else ""
