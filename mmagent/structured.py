@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -164,9 +169,9 @@ def structured(
         parser = PydanticOutputParser(pydantic_object=shape) if is_pydantic else JsonOutputParser()
     else:
         raise UsageError(f"method is {method!r}; use json_schema, function_calling or json_mode.")
-    whole = RunnableLambda(_whole) | parser
+    whole = RunnableGenerator(_whole, _awhole) | parser
     if not include_raw:
-        return llm | (parser if method != "function_calling" else whole)  # type: ignore[no-any-return]
+        return llm | whole  # type: ignore[no-any-return]
     read = RunnablePassthrough.assign(
         parsed=itemgetter("raw") | whole, parsing_error=lambda _: None
     )
@@ -174,8 +179,19 @@ def structured(
     return RunnableMap(raw=llm) | read.with_fallbacks([unread], exception_key="parsing_error")
 
 
-def _whole(message: AIMessage) -> AIMessage:
-    """The message, unless the limit of tokens cut it: half a value would pass for a whole one."""
+def _whole(messages: Iterator[AIMessage]) -> Iterator[AIMessage]:
+    """Pass pieces on; half a value, cut by the limit of tokens, must not pass for a whole one."""
+    for message in messages:
+        _check_end(message)
+        yield message
+
+
+async def _awhole(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
+    async for message in messages:
+        _check_end(message)
+        yield message
+
+
+def _check_end(message: AIMessage) -> None:
     if message.response_metadata.get("finish_reason") == "length":
         raise GenerationError("The answer was cut off before it was complete; raise max_tokens.")
-    return message

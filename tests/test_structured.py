@@ -1,0 +1,151 @@
+"""Tools and structured output through LangChain's interface."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from mmagent import ChatMMAgent
+from mmagent.errors import GenerationError, UsageError
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str = Field(max_length=8)
+    age: int = Field(ge=0, le=120)
+    mood: Literal["happy", "sad"]
+    friends: list[str] = Field(max_length=2)
+
+
+class Place(TypedDict):
+    """A place."""
+
+    name: str
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def subtract(a: int, b: int) -> int:
+    """Subtract two numbers."""
+    return a - b
+
+
+@pytest.fixture(params=["echo", "llava"])
+def model(request, tiny_llava):
+    name = "echo" if request.param == "echo" else tiny_llava
+    return ChatMMAgent(model=name, temperature=0, max_tokens=120)
+
+
+def test_every_kind_of_tool_and_choice(model):
+    for choice, names in (
+        ("any", {"add", "subtract", "Person", "find"}),
+        ("required", {"add", "subtract", "Person", "find"}),
+        (True, {"add", "subtract", "Person", "find"}),
+        ("subtract", {"subtract"}),
+        ({"type": "function", "function": {"name": "Person"}}, {"Person"}),
+    ):
+        openai = {
+            "type": "function",
+            "function": {"name": "find", "parameters": {"type": "object"}},
+        }
+        answer = model.bind_tools([add, subtract, Person, openai], tool_choice=choice).invoke("Go")
+        assert answer.tool_calls
+        assert {call["name"] for call in answer.tool_calls} <= names
+        assert answer.response_metadata["finish_reason"] == "tool_calls"
+    for choice in (None, "auto", "none"):
+        assert not model.bind_tools([add], tool_choice=choice).invoke("Go").tool_calls
+
+
+def test_calls_arrive_in_pieces_and_add_up(model):
+    pieces = list(model.bind_tools([add], tool_choice="add").stream("Go"))
+    assert sum(bool(piece.tool_call_chunks) for piece in pieces) > 2
+    whole = sum(pieces[1:], pieces[0])
+    [call] = whole.tool_calls
+    assert call["name"] == "add"
+    assert set(call["args"]) == {"a", "b"}
+    assert call["id"]
+    assert whole.text == ""
+
+
+async def test_a_loop_of_calls_and_results(model):
+    messages = [HumanMessage("What is 1 + 2?")]
+    answer = await model.bind_tools([add], tool_choice="any").ainvoke(messages)
+    messages.append(answer)
+    messages += [add.invoke(call) for call in answer.tool_calls]
+    final = await model.bind_tools([add], tool_choice="none").ainvoke(messages)
+    assert isinstance(final, AIMessage)
+    assert final.text
+    assert not final.tool_calls
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("strict", [None, True])
+def test_structured_output_by_every_method(model, method, strict):
+    person = model.with_structured_output(Person, method=method, strict=strict).invoke("Who?")
+    assert isinstance(person, Person)
+    raw = model.with_structured_output(Place, method=method, include_raw=True).invoke("Where?")
+    assert set(raw) == {"raw", "parsed", "parsing_error"}
+    assert raw["parsing_error"] is None
+    assert set(raw["parsed"]) == {"name"}
+    as_dict = model.with_structured_output(Person.model_json_schema(), method=method)
+    assert Person(**as_dict.invoke("Who?"))
+
+
+def test_a_value_that_was_cut_off_does_not_pass_for_whole(tiny_llava):
+    short = ChatMMAgent(model=tiny_llava, max_tokens=5)
+    for method in ("json_schema", "function_calling"):
+        with pytest.raises(GenerationError, match="max_tokens"):
+            short.with_structured_output(Person, method=method).invoke("Who?")
+        raw = short.with_structured_output(Person, method=method, include_raw=True).invoke("Who?")
+        assert raw["parsed"] is None
+        assert isinstance(raw["parsing_error"], GenerationError)
+    cut = ChatMMAgent(model=tiny_llava, max_tokens=20).bind_tools([Person], tool_choice="any")
+    answer = cut.invoke("Who?")
+    assert answer.response_metadata["finish_reason"] == "length"
+    assert not answer.tool_calls
+
+
+def test_response_formats_of_other_callers(model):
+    schema = Person.model_json_schema()
+    for response_format in (
+        {"type": "json_schema", "json_schema": {"name": "Person", "schema": schema}},
+        {"type": "json_object", "schema": schema},
+        Person,
+    ):
+        assert Person(**json.loads(model.invoke("Who?", response_format=response_format).text))
+    plain = model.invoke("Hello", response_format={"type": "text"}).text
+    assert plain == model.invoke("Hello").text
+
+
+def test_an_agent_of_langchain_gets_its_structured_response(model):
+    from langchain.agents import create_agent
+
+    agent = create_agent(model, tools=[add], response_format=Person)
+    state = agent.invoke({"messages": [HumanMessage("Who?")]}, {"recursion_limit": 12})
+    if "structured_response" in state:  # a random model may prefer to call the tool for ever
+        assert isinstance(state["structured_response"], Person)
+    assert model.profile["structured_output"] is True
+
+
+def test_mistakes_are_named(model):
+    for call, message in (
+        (lambda: model.bind_tools([add], tool_choice="nope"), "'nope'.*add"),
+        (lambda: model.bind_tools([], tool_choice="any"), "no tools"),
+        (lambda: model.bind_tools([add, add]), "Two tools"),
+        (lambda: model.bind_tools([{"type": "web_search"}]), "tool"),
+        (lambda: model.with_structured_output(Person, method="magic"), "json_schema"),
+        (lambda: model.invoke("x", response_format=3), "response_format"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            call()
