@@ -37,10 +37,17 @@ class NewMemory:
 
 @dataclass(frozen=True)
 class Question:
-    """What recall is asked with: words, and pictures with their captions."""
+    """What recall is asked with: words, and pictures with their captions.
+
+    Attributes:
+        text: The question.
+        pictures: Its pictures.
+        parts: What it asks of at once, each to be looked for by itself too.
+    """
 
     text: str
     pictures: tuple[GivenPicture, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def captions(self) -> list[str]:

@@ -123,18 +123,21 @@ class GenericBackend:
         """Return what may answer a question: by words, and by the store's own index."""
         every = yield from self.everything(prefix)
         said = " ".join([question.text, *question.captions])
-        words = _by_words(every, question_words(said), limit)
-        meaning: dict[tuple[Namespace, str], float] = {}
-        if said.strip():
-            (near,) = yield [SearchOp(prefix, query=said, limit=limit)]
-            meaning = {
-                (item.namespace, item.key): item.score for item in near if item.score is not None
-            }
+        asked = [text for text in (said, *question.parts) if text.strip()]
+        words = [_by_words(every, question_words(text), limit) for text in asked]
+        operations: list[Any] = [SearchOp(prefix, query=text, limit=limit) for text in asked]
+        answers = (yield operations) if operations else []
+        meaning = [
+            {(item.namespace, item.key): item.score for item in near if item.score is not None}
+            for near in answers
+        ]
         found = []
         for place, stored in enumerate(every):
-            near_by = meaning.get((stored.namespace, stored.key))
-            if place in words or near_by is not None:
-                signals = Signals(words=words.get(place), meaning=near_by)
+            name = (stored.namespace, stored.key)
+            known = [(w.get(place), m.get(name)) for w, m in zip(words, meaning, strict=True)]
+            if any(word is not None or like is not None for word, like in known):
+                whole, *parts = known
+                signals = Signals(words=whole[0], meaning=whole[1], parts=tuple(parts))
                 found.append(Candidate(stored, signals))
         return found
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -13,18 +11,19 @@ from typing import Any
 
 from langgraph.store.base import BaseStore
 
-from mmagent_memory.backends import Backend, NewMemory, Question, Steps, arun, run
+from mmagent_memory.asking import about, ask, moment_of
+from mmagent_memory.backends import Backend, NewMemory, Steps, arun, run
 from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.generic import GenericBackend
 from mmagent_memory.names import ANY_PERSONA, ROOT, decode_name, encode_name, memory_namespace
 from mmagent_memory.pictures import read_picture
 from mmagent_memory.ranking import Weights, rank
-from mmagent_memory.records import EraseReceipt, MemoryHit, Stored, hit_of
+from mmagent_memory.records import EraseReceipt, MemoryHit, hit_of
 from mmagent_memory.transfer import LineWriter, line_of, read_lines
 
 __all__ = ["LongTermMemory", "list_users"]
 
-_CANDIDATES = 100
+_CANDIDATES = 200
 """Most memories that each way of finding may propose."""
 _IMPORT_BATCH = 200
 # Inside the class, `list` is the method.
@@ -268,18 +267,13 @@ class LongTermMemory:
         pictures = tuple(read_picture(*pair) for pair in zip_longest(_several(images), captions))
         if k == 0 or not (question.strip() or pictures):
             return []
+        moment = now or self.clock()
+        asked = ask(question, pictures, moment)
         found = yield from self._backend.candidates(
-            self._prefix, Question(question, pictures), max(_CANDIDATES, 2 * k)
+            self._prefix, asked.question, max(_CANDIDATES, 2 * k)
         )
-        moment = (now or self.clock()).timestamp()
-        signals = [
-            replace(
-                candidate.signals,
-                age_days=_age_days(candidate.stored, moment),
-                importance=candidate.stored.value.get("importance"),
-            )
-            for candidate in found
-        ]
+        signals = [about(candidate, asked) for candidate in found]
+        best = rank(signals, k, self.weights, asks_for_picture=asked.for_picture)
         return [
             hit_of(
                 found[ranked.place].stored,
@@ -287,7 +281,7 @@ class LongTermMemory:
                 score=ranked.score,
                 explain=ranked.explain(),
             )
-            for ranked in rank(signals, k, self.weights)
+            for ranked in best
         ]
 
     def _get(self, id: str) -> Steps[MemoryHit | None]:
@@ -298,7 +292,7 @@ class LongTermMemory:
         if offset < 0 or (limit is not None and limit < 0):
             raise MemoryUsageError("limit and offset must be 0 or more.")
         every = yield from self._backend.everything(self._prefix)
-        every = sorted(every, key=lambda stored: (_moment(stored), stored.order))
+        every = sorted(every, key=lambda stored: (moment_of(stored), stored.order))
         if newest_first:
             every.reverse()
         end = None if limit is None else offset + limit
@@ -386,13 +380,3 @@ def _backend_of(store: BaseStore) -> Backend:
 def _several(images: Any) -> Sequence[Any]:
     """Return pictures as a list; a single one is a slip that is easy to forgive."""
     return [images] if isinstance(images, bytes | str | Path) else list(images)
-
-
-def _moment(stored: Stored) -> float:
-    at = stored.value.get("at")
-    return datetime.fromisoformat(at).timestamp() if at else -math.inf
-
-
-def _age_days(stored: Stored, now: float) -> float | None:
-    moment = _moment(stored)
-    return None if math.isinf(moment) else (now - moment) / 86_400

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -126,17 +127,26 @@ class NativeBackend:
 
     def _candidates(self, prefix: Namespace, question: Question, limit: int) -> list[Candidate]:
         queries = self._queries(question)
+        vectorizer = self._store.vectorizer
+        part_queries = [vectorizer.query(p) for p in question.parts] if queries else []
         with self._store.database.reading() as db:
             reader = self._reader(db)
             said = " ".join([question.text, *question.captions])
             words = reader.by_words(prefix, question_words(said), limit, weights=COLUMN_WEIGHTS)
-            dims = self._store.vectorizer.dims(db)
-            blocks = reader.vectors(prefix, dims) if queries else []
+            part_words = [
+                reader.by_words(prefix, question_words(p), limit, weights=COLUMN_WEIGHTS)
+                for p in question.parts
+            ]
+            blocks = reader.vectors(prefix, vectorizer.dims(db)) if queries else []
             meaning = _Similar(blocks, [query for query, kind in queries if kind == TEXT], (TEXT,))
             picture = _Similar(blocks, [query for query, _ in queries], (IMAGE,))
-            found = list(dict.fromkeys([*words, *meaning.best(limit), *picture.best(limit)]))
+            part_meaning = [_Similar(blocks, [query], (TEXT,)) for query in part_queries]
+            found = [*words, *meaning.best(limit), *picture.best(limit)]
+            for by_words, alike in zip_longest(part_words, part_meaning):
+                found += [*by_words, *(alike.best(limit) if alike else ())]
+            found = list(dict.fromkeys(found))
             rows = reader.rows(found)
-            vectors = _first_vectors(blocks)
+            vectors = _first_vectors(blocks, set(rows))
             return [
                 Candidate(
                     _stored(rows[number]),
@@ -144,7 +154,11 @@ class NativeBackend:
                         words=words.get(number),
                         meaning=meaning.of(number),
                         picture=picture.of(number),
-                        vector=vectors.get(number) if vectors else None,
+                        parts=tuple(
+                            (by_words.get(number), alike.of(number) if alike else None)
+                            for by_words, alike in zip_longest(part_words, part_meaning)
+                        ),
+                        vector=vectors.get(number),
                     ),
                 )
                 for number in found
@@ -211,11 +225,15 @@ class _Similar:
         return None
 
 
-def _first_vectors(blocks: list[tuple[Any, Any, Matrix]]) -> dict[int, Matrix]:
+def _first_vectors(
+    blocks: list[tuple[Any, Any, Matrix]], wanted: Collection[int]
+) -> dict[int, Matrix]:
+    """Return the first vector of each item wanted."""
+    numbers = np.fromiter(wanted, dtype=np.int64)
     found: dict[int, Matrix] = {}
     for items, _, matrix in blocks:
-        for place in range(len(items) - 1, -1, -1):
-            found[int(items[place])] = matrix[place]
+        for place in np.flatnonzero(np.isin(items, numbers)):
+            found.setdefault(int(items[place]), matrix[place])
     return found
 
 

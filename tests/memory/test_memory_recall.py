@@ -281,10 +281,11 @@ def test_parts_add_up_to_the_score_and_order_is_by_score(store):
 def test_recency_and_importance_decide_between_equals(store):
     now = datetime(2024, 6, 1, tzinfo=UTC)
     memory = LongTermMemory(store, user="sam", clock=lambda: now)
-    memory.remember("I like tea", at=now - timedelta(days=300), id="old")
-    memory.remember("I like tea", at=now - timedelta(days=1), id="new")
+    long_ago = now - timedelta(days=300)
+    memory.remember("I like tea", at=long_ago, id="old", thread="1")
+    memory.remember("I like tea", at=now - timedelta(days=1), id="new", thread="2")
     assert [hit.id for hit in memory.recall("tea")] == ["new", "old"]
-    memory.remember("I like tea", at=now - timedelta(days=300), id="weighty", importance=1.0)
+    memory.remember("I like tea", at=long_ago, id="weighty", thread="3", importance=1.0)
     assert memory.recall("tea")[0].id == "weighty"
 
 

@@ -1,0 +1,76 @@
+"""From a question to what is looked for, and from what was found to what is known of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+
+from mmagent_memory.backends import Candidate, Question
+from mmagent_memory.dates import Period, periods
+from mmagent_memory.pictures import GivenPicture
+from mmagent_memory.questions import asks_for_picture, parts_of, without_instructions
+from mmagent_memory.ranking import Signals
+from mmagent_memory.records import Stored, image_entries
+
+__all__ = ["Asked", "about", "ask", "moment_of"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it was understood, at the time it was asked."""
+
+    question: Question
+    periods: tuple[Period, ...]
+    for_picture: bool
+    now: datetime
+
+
+def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime) -> Asked:
+    """Return what a question looks for."""
+    plain = without_instructions(text)
+    return Asked(
+        question=Question(plain, pictures, tuple(parts_of(plain))),
+        periods=tuple(periods(plain, now.date())),
+        for_picture=asks_for_picture(plain),
+        now=now,
+    )
+
+
+def about(candidate: Candidate, asked: Asked) -> Signals:
+    """Return what is known of a candidate, its time and its conversation included."""
+    stored = candidate.stored
+    value = stored.value
+    day = _day_of(stored, asked.now)
+    previous = value.get("previous")
+    moment = moment_of(stored)
+    return replace(
+        candidate.signals,
+        on_date=day is not None and any(period.holds(day) for period in asked.periods),
+        shows=bool(image_entries(value)),
+        age_days=None if math.isinf(moment) else (asked.now.timestamp() - moment) / 86_400,
+        importance=value.get("importance"),
+        name=(stored.namespace, stored.key),
+        previous=(stored.namespace, previous) if previous else None,
+        group=(stored.namespace, value.get("thread"), day),
+    )
+
+
+def moment_of(stored: Stored) -> float:
+    """Return when a memory is of, in seconds since 1970."""
+    at = value_at(stored)
+    return -math.inf if at is None else at.timestamp()
+
+
+def value_at(stored: Stored) -> datetime | None:
+    """Return when a memory is of."""
+    at = stored.value.get("at")
+    return datetime.fromisoformat(at) if at else None
+
+
+def _day_of(stored: Stored, now: datetime) -> date | None:
+    at = value_at(stored)
+    if at is None:
+        return None
+    # "Yesterday" is meant where the question is asked.
+    return (at.astimezone(now.tzinfo) if at.tzinfo and now.tzinfo else at).date()
