@@ -35,6 +35,7 @@ from mmagent.middleware.turns import (
     turn_id,
     words_of,
 )
+from mmagent.middleware.worth import worth_showing
 from mmagent.untrusted import display_name
 
 if TYPE_CHECKING:
@@ -212,8 +213,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         )
 
     def _k(self, question: _Question) -> int:
-        # Some hits will be of this conversation and drop out; asking for more keeps k others.
-        return self.k + min(len(question.seen), 50)
+        # Some hits will be of this conversation or not worth showing; more keeps k others.
+        return 2 * self.k + min(len(question.seen), 50)
 
     def _known_hits(self, request: ModelRequest[Any], question: _Question) -> list[Any] | None:
         """Return the hits if nothing need be asked: the tool loop calls the model repeatedly."""
@@ -227,7 +228,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     def _insert(
         self, request: ModelRequest[Any], question: _Question, hits: list[Any]
     ) -> tuple[ModelRequest[Any], Recall]:
-        fresh = [hit for hit in hits if not _is_visible(hit, question)][: self.k]
+        unseen = [hit for hit in hits if not _is_visible(hit, question)]
+        fresh = worth_showing(unseen, self.persona_name, self.k)
         now = self.clock()
         block, pictures = self._block(request.model, fresh, now)
         while self.max_tokens is not None and fresh:
