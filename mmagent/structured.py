@@ -38,17 +38,22 @@ def tools_of(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[d
         made = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
     except (TypeError, ValueError) as error:
         raise UsageError(f"A tool cannot be described to the model: {error}") from error
-    names: list[str] = []
+    known: dict[str, dict[str, Any]] = {}
     for tool in made:
         name = tool.get("function", {}).get("name") if isinstance(tool, dict) else None
         if not isinstance(name, str) or not name:
             raise UsageError(
                 "A tool has no function with a name; tools that run at a vendor's do not work here."
             )
-        if name in names:
+        # A class and its own schema, say, are one tool given twice.
+        if name in known and _fields(known[name]) != _fields(tool):
             raise UsageError(f"Two tools have the name {name!r}; give each its own.")
-        names.append(name)
-    return made
+        known.setdefault(name, tool)
+    return list(known.values())
+
+
+def _fields(tool: Mapping[str, Any]) -> set[str]:
+    return set((tool["function"].get("parameters") or {}).get("properties", {}))
 
 
 def checked_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:

@@ -41,6 +41,9 @@ def subtract(a: int, b: int) -> int:
     return a - b
 
 
+OTHER = {"name": "other", "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
 @pytest.fixture(params=["echo", "llava"])
 def model(request, tiny_llava):
     name = "echo" if request.param == "echo" else tiny_llava
@@ -142,7 +145,7 @@ def test_mistakes_are_named(model):
     for call, message in (
         (lambda: model.bind_tools([add], tool_choice="nope"), "'nope'.*add"),
         (lambda: model.bind_tools([], tool_choice="any"), "no tools"),
-        (lambda: model.bind_tools([add, add]), "Two tools"),
+        (lambda: model.bind_tools([add, {**OTHER, "name": "add"}]), "Two tools"),
         (lambda: model.bind_tools([{"type": "web_search"}]), "tool"),
         (lambda: model.with_structured_output(Person, method="magic"), "json_schema"),
         (lambda: model.invoke("x", response_format=3), "response_format"),
