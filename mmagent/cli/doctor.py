@@ -124,6 +124,8 @@ def _memory(folder: Path | None) -> Finding:
     from mmagent_memory.errors import MemoryStoreError, MissingStoreError
 
     place = folder or home.default_memory_folder()
+    if place.exists() and not place.is_dir():
+        return Finding("memory", "broken", f"{place} is a file, not a folder")
     embedder = os.environ.get("MMAGENT_EMBEDDER", "bundled")
     try:
         store = FaissStore(place, create=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,7 +34,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         command: Callable[..., Any] = typer.main.get_command(app)
         given = None if arguments is None else list(arguments)
-        code = command(args=given, prog_name="mmagent", standalone_mode=False)
+        # Help is set for the width that there is; by itself it would never go below 50 columns.
+        width = max(30, min(shutil.get_terminal_size().columns, 80) - 2)
+        code = command(args=given, prog_name="mmagent", standalone_mode=False, terminal_width=width)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
@@ -58,7 +61,8 @@ def explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
         context = getattr(error, "ctx", None)
         help_ = f" See `{context.command_path} --help`." if context is not None else ""
-        return f"{error.format_message()}{help_}", int(error.exit_code)
+        message = str(error.format_message()).rstrip(".")
+        return f"{message}.{help_}", int(error.exit_code)
     for module, base, usage in (
         ("mmagent.errors", "MMAgentError", "UsageError"),
         ("mmagent_memory.errors", "MemoryStoreError", "MemoryUsageError"),

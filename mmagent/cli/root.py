@@ -17,10 +17,10 @@ Examples:
 
 \b
   mmagent pull tiny
-  mmagent chat --persona mia --user sam
+  mmagent chat --user sam
   mmagent chat --image cat.png \\
       --message "Look at my new cat"
-  mmagent memory search "my cat" --user sam
+  mmagent memory search "my cat"
   mmagent doctor
 
 Errors are one line; MMAGENT_DEBUG=1 shows

@@ -152,6 +152,8 @@ class ChatSession:
 
         from mmagent.models import resolve_model
 
+        if not settings.user.strip():
+            raise UsageError("The user is empty: say who you are with --user NAME.")
         self.settings = settings
         self.persona = Persona.load(settings.persona)
         self.user_name = display_name(settings.user)
