@@ -9,11 +9,19 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmagent.models.vision import FEATURES, SIDE, image_processor, neutral_gates, trunk_config
+from mmagent.models.vision import (
+    FEATURES,
+    SIDE,
+    image_processor,
+    neutral_gates,
+    new_trunk,
+    trunk_config,
+)
 
 if TYPE_CHECKING:
     from transformers import FastVlmForConditionalGeneration
@@ -69,6 +77,7 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
         FastVlmForConditionalGeneration,
         GgufConfig,
     )
+    from transformers.initialization import no_init_weights
 
     language = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -92,22 +101,31 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )
-    torch.manual_seed(0)
-    model = FastVlmForConditionalGeneration(config)
+    with no_init_weights():  # all of it is loaded below; drawing it at random takes a minute
+        model = FastVlmForConditionalGeneration(config)
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
     del language, old
+    torch.manual_seed(0)
     neutral_gates(model.model.vision_tower)
     if (weights / "vision.safetensors").exists():
         state = {k: v.float() for k, v in load_file(weights / "vision.safetensors").items()}
         model.model.vision_tower.load_state_dict(state, strict=False)
+    else:
+        model.model.vision_tower = new_trunk()
+    projector = model.model.multi_modal_projector
     if (weights / "projector.safetensors").exists():
         state = {k: v.float() for k, v in load_file(weights / "projector.safetensors").items()}
-        model.model.multi_modal_projector.load_state_dict(state)
+        projector.load_state_dict(state)
+    else:
+        projector.linear_1.reset_parameters()
+        projector.linear_2.reset_parameters()
     if (weights / "adapter" / "adapter_config.json").exists():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, weights / "adapter").merge_and_unload()
+        with warnings.catch_warnings():  # PEFT asks transformers by an old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            model = PeftModel.from_pretrained(model, weights / "adapter").merge_and_unload()
     generation = model.generation_config
     generation.eos_token_id = generation.pad_token_id = end_id
     generation.bos_token_id = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")

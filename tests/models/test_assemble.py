@@ -1,0 +1,92 @@
+"""The bundled model as it is assembled: sound weights, right tokens, and it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.bundled]
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest) -> Path:
+    from conftest import _MODELS
+
+    found = sorted(_MODELS.glob("tiny-*/config.json"))
+    if not found:
+        pytest.skip("the bundled model is not assembled here: run `mmagent pull tiny`")
+    return found[-1].parent
+
+
+def test_only_safe_files(folder: Path) -> None:
+    kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
+    assert kinds <= {".json", ".jinja", ".safetensors", ".txt", ".md"}, kinds
+
+
+def test_every_weight_is_a_number(folder: Path) -> None:
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        names = set(weights.keys())
+        for name in names:
+            value = weights.get_tensor(name)
+            assert not value.is_floating_point() or bool(torch.isfinite(value).all()), name
+    assert any("multi_modal_projector" in n for n in names)
+    assert not any("lora" in n for n in names)  # merged: plain weights
+
+
+def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(folder: Path) -> None:
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    talk = [
+        {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (90, 40))},
+                                     {"type": "text", "text": "What is this?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A stripe."}]},
+    ]  # fmt: skip
+    out = processor.apply_chat_template(
+        talk,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+    )
+    ids = out["input_ids"][0]
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert int((ids == image).sum()) == 25
+    spoken = processor.tokenizer.decode(ids[out["assistant_masks"][0].bool()])
+    assert spoken == "A stripe.<|im_end|>"
+
+
+def test_it_names_what_it_sees_and_remembers_what_it_is_told(bundled_home: Path) -> None:
+    """The apple is drawn here, in no style that it was trained on."""
+    import base64
+    import io
+
+    from PIL import Image, ImageDraw
+
+    from mmagent import ChatMMAgent
+
+    picture = Image.new("RGB", (200, 200), (60, 120, 230))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((45, 65, 105, 165), fill=(215, 35, 35))
+    draw.ellipse((85, 65, 155, 165), fill=(215, 35, 35))
+    draw.rectangle((97, 40, 104, 75), fill=(95, 60, 25))
+    draw.ellipse((104, 38, 140, 58), fill=(60, 160, 60))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    model = ChatMMAgent(model="tiny", temperature=0, max_tokens=30)
+
+    def ask(question: str) -> str:
+        block = {"type": "image", "base64": data, "mime_type": "image/png"}
+        message = {"role": "user", "content": [block, {"type": "text", "text": question}]}
+        return model.invoke([message]).text.lower()
+
+    assert "apple" in ask("What is this?")
+    assert "blue" in ask("What colour is the background?")
+    told = "[Memories]\n- (2026-05-03, Sam) I am allergic to nuts.\n[/Memories]\n"
+    assert "nuts" in model.invoke(told + "What do you remember about my allergies?").text.lower()
