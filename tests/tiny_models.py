@@ -55,7 +55,11 @@ _CORPUS = [
 ] * 4
 
 
-def build_tokenizer(vocab_size: int = 512, extra_tokens: tuple[str, ...] = ()) -> Any:
+def build_tokenizer(
+    vocab_size: int = 512,
+    extra_tokens: tuple[str, ...] = (),
+    named: dict[str, str] | None = None,
+) -> Any:
     """A byte-level BPE tokenizer with ChatML tokens and `<image>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -76,7 +80,8 @@ def build_tokenizer(vocab_size: int = 512, extra_tokens: tuple[str, ...] = ()) -
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[IMAGE_TOKEN, *extra_tokens],
+        # Some processors ask the tokenizer for their tokens by name.
+        extra_special_tokens=named or [IMAGE_TOKEN, *extra_tokens],
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
@@ -201,3 +206,150 @@ def build_text_only(folder: Path) -> Path:
     torch.manual_seed(7)
     tokenizer = build_tokenizer()
     return _save(LlamaForCausalLM(_llama(len(tokenizer))).eval(), tokenizer, folder)
+
+
+def build_llava_next(folder: Path) -> Path:
+    """LLaVA-NeXT: pictures are cut into tiles, so their number of tokens depends on their shape."""
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextProcessor,
+    )
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    grid = [[32, 64], [64, 32], [64, 64]]
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            initializer_range=0.3,
+        ),
+        text_config=_llama(len(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_grid_pinpoints=grid,
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+    )
+    processor = LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 32},
+            crop_size={"height": 32, "width": 32},
+            image_grid_pinpoints=grid,
+        ),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return _save(LlavaNextForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_idefics3(folder: Path) -> Path:
+    """Idefics3: its processor has a call of its own, and writes rows and columns of tiles."""
+    import torch
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
+
+    torch.manual_seed(7)
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    more = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles)
+    tokenizer = build_tokenizer(extra_tokens=more)
+    processor = Idefics3Processor(
+        image_processor=Idefics3ImageProcessorPil(
+            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "initializer_range": 0.3,
+        },
+        text_config=_llama(len(tokenizer)),
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        pad_token_id=0,
+    )
+    return _save(Idefics3ForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_gemma3(folder: Path) -> Path:
+    """Gemma 3: pictures seen in both directions, and layers that look at the last tokens only."""
+    import torch
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3Processor,
+        Gemma3TextConfig,
+        SiglipVisionConfig,
+    )
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    torch.manual_seed(7)
+    more = ("<start_of_image>", "<end_of_image>")
+    named = {"boi_token": more[0], "eoi_token": more[1], "image_token": IMAGE_TOKEN}
+    tokenizer = build_tokenizer(extra_tokens=more, named=named)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (IMAGE_TOKEN, *more)}
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 32, "width": 32}),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=CHAT_TEMPLATE.replace(IMAGE_TOKEN, more[0]),
+    )
+    text = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=2048,
+        sliding_window=32,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        initializer_range=0.3,
+        query_pre_attn_scalar=12,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        vision_use_head=False,
+    )
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        boi_token_index=ids[more[0]],
+        eoi_token_index=ids[more[1]],
+        image_token_index=ids[IMAGE_TOKEN],
+        tie_word_embeddings=False,
+    )
+    return _save(Gemma3ForConditionalGeneration(config).eval(), processor, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+import tiny_models
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from mmagent.engine import Sampling
@@ -50,9 +51,10 @@ class Pair:
         return said, usage
 
 
-@pytest.fixture(scope="module", params=["tiny_llava", "tiny_fastvlm"])
-def pair(request):
-    return Pair(request.getfixturevalue(request.param))
+@pytest.fixture(scope="module", params=["llava", "fastvlm", "llava_next", "idefics3", "gemma3"])
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / request.param
+    return Pair(getattr(tiny_models, f"build_{request.param}")(folder))
 
 
 @pytest.fixture
@@ -77,6 +79,7 @@ def test_a_conversation_with_pictures_reads_only_what_is_new(fresh, shot, monkey
         known_before = usage.input_tokens - 1
         messages.append(AIMessage(said))
     assert shown == [1, 0, 2, 0, 1]
+    assert fresh.warm._prompts._expands is True  # and no picture was read again for its tokens
 
 
 def test_edits_regenerated_turns_and_branches(fresh, shot):
