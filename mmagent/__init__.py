@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mmagent.chat_model import ChatMMAgent
     from mmagent.middleware.memory import MemoryMiddleware
     from mmagent.middleware.persona import PersonaMiddleware
+    from mmagent.middleware.reasoning import ReasoningMiddleware
     from mmagent.personas.persona import Persona
+    from mmagent.reasoning.templates import Reasoning
     from mmagent_memory import FaissStore, LongTermMemory
 
 __version__ = "0.1.0"
@@ -26,6 +28,8 @@ _HOME_OF = {
     "MemoryMiddleware": "mmagent.middleware.memory",
     "Persona": "mmagent.personas.persona",
     "PersonaMiddleware": "mmagent.middleware.persona",
+    "Reasoning": "mmagent.reasoning.templates",
+    "ReasoningMiddleware": "mmagent.middleware.reasoning",
     "create_companion": "mmagent.agents",
 }
 
@@ -36,6 +40,8 @@ __all__ = [
     "MemoryMiddleware",
     "Persona",
     "PersonaMiddleware",
+    "Reasoning",
+    "ReasoningMiddleware",
     "__version__",
     "create_companion",
 ]

@@ -16,7 +16,9 @@ from langgraph.store.base import BaseStore
 from mmagent.middleware.context import ContextMiddleware, prompt_budget
 from mmagent.middleware.memory import Memory, MemoryMiddleware
 from mmagent.middleware.persona import PersonaMiddleware
+from mmagent.middleware.reasoning import ReasoningMiddleware
 from mmagent.personas.persona import Persona
+from mmagent.reasoning.templates import Reasoning
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -41,6 +43,7 @@ def create_companion(
     k: int = 6,
     max_pictures: int = 1,
     max_tokens: int | None = None,
+    reasoning: Reasoning | str = "direct",
     media_policy: MediaPolicy | None = None,
     name: str | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -66,6 +69,8 @@ def create_companion(
         max_pictures: Most recalled pictures shown to a model that takes pictures.
         max_tokens: Most tokens of a prompt, beyond which the oldest turns are left out of it;
             by default what the model's profile leaves beside an answer.
+        reasoning: A template of `mmagent.reasoning`, such as "two_stage"; its thoughts are not
+            shown, sent again or remembered.
         media_policy: Where pictures in messages may come from.
         name: The agent's name in a larger graph.
 
@@ -81,13 +86,14 @@ def create_companion(
     budget = max_tokens or prompt_budget(model)
     # A quarter for memories, which is plenty for a few lines each; the rest for the conversation.
     share = None if budget is None or store is None else min(1200, budget // 4)
+    thinking = ReasoningMiddleware(reasoning, language=who.language)
     speaking = PersonaMiddleware(who, user=user, user_name=user_name)
     if budget is not None:
         speaking.max_lore_tokens = min(speaking.max_lore_tokens, budget // 8)
         speaking.max_example_chars = min(speaking.max_example_chars, budget // 2)
     ours: list[AgentMiddleware[Any, Any]] = [
         speaking,
-        ContextMiddleware(max_tokens, reserve=share or 0),
+        ContextMiddleware(max_tokens, reserve=(share or 0) + thinking.reserve),
     ]
     if store is not None:
         ours.append(
@@ -102,6 +108,8 @@ def create_companion(
                 media_policy=media_policy,
             )
         )
+    # Innermost, so that one recall serves all calls of a template.
+    ours.append(thinking)
     return create_agent(
         model,
         list(tools),
