@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -22,13 +22,18 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
         tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
         for piece in chunk.calls
     ]
+    # Where LangChain looks for the thoughts of any provider, to make them a reasoning block.
+    thought = {"reasoning_content": chunk.thought} if chunk.thought else {}
     if chunk.finish_reason is None:
         return ChatGenerationChunk(
-            message=AIMessageChunk(content=chunk.text, tool_call_chunks=pieces)
+            message=AIMessageChunk(
+                content=chunk.text, tool_call_chunks=pieces, additional_kwargs=thought
+            )
         )
     message = AIMessageChunk(
         content=chunk.text,
         tool_call_chunks=pieces,
+        additional_kwargs=thought,
         response_metadata={
             "finish_reason": chunk.finish_reason,
             "model_name": model,
@@ -48,6 +53,7 @@ def _usage(usage: Usage) -> UsageMetadata:
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
         input_token_details=InputTokenDetails(cache_read=usage.cache_read),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning),
     )
 
 
@@ -62,8 +68,10 @@ def to_result(chunks: Sequence[Chunk], model: str) -> ChatResult:
     last = to_chunk(chunks[-1], model).message
     assert isinstance(last, AIMessageChunk)
     calls, broken = _calls(chunks)
+    thought = "".join(chunk.thought for chunk in chunks)
     message = AIMessage(
         content="".join(chunk.text for chunk in chunks),
+        additional_kwargs={"reasoning_content": thought} if thought else {},
         tool_calls=calls,
         invalid_tool_calls=broken,
         response_metadata=last.response_metadata,

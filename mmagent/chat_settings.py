@@ -154,5 +154,8 @@ class ChatSettings(BaseChatModel):
 def profile_from(engine: Engine, max_tokens: int | None) -> ModelProfile:
     """The profile of a model that is loaded."""
     return describe(
-        sees="image" in engine.modalities, window=engine.context_length, max_tokens=max_tokens
+        sees="image" in engine.modalities,
+        window=engine.context_length,
+        max_tokens=max_tokens,
+        reasons=bool(getattr(engine, "reasons", False)),
     )

@@ -93,11 +93,13 @@ class Usage:
         input_tokens: Of the whole prompt, pictures included.
         output_tokens: Generated, thoughts included.
         cache_read: Those of the prompt that were still known from an earlier turn.
+        reasoning: Those of the output that were thoughts.
     """
 
     input_tokens: int
     output_tokens: int
     cache_read: int = 0
+    reasoning: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,16 @@ class CallPiece:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer; the last one has the reason why it ended and the usage."""
+    """A piece of an answer; the last one has the reason why it ended and the usage.
+
+    `thought` is what a reasoning model wrote for itself before it answered.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     calls: tuple[CallPiece, ...] = ()
+    thought: str = ""
 
 
 @runtime_checkable

@@ -31,7 +31,9 @@ def profile_of(
     return describe(sees=sees, window=window, max_tokens=max_tokens)
 
 
-def describe(*, sees: bool, window: int | None, max_tokens: int | None) -> ModelProfile:
+def describe(
+    *, sees: bool, window: int | None, max_tokens: int | None, reasons: bool = False
+) -> ModelProfile:
     """The profile of a model whose modalities and window are known.
 
     Some readers of profiles reject only an explicit False, so nothing is left open.
@@ -49,7 +51,7 @@ def describe(*, sees: bool, window: int | None, max_tokens: int | None) -> Model
         "image_outputs": False,
         "audio_outputs": False,
         "video_outputs": False,
-        "reasoning_output": False,
+        "reasoning_output": reasons,
         "tool_calling": True,
         "tool_choice": True,
         "tool_call_streaming": True,

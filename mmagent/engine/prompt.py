@@ -39,6 +39,7 @@ class Prompt:
         images: The pictures, in order.
         spans: For each picture, the positions [first, last + 1) that its placeholders lie in.
         extras: Further inputs with one number per token (token types), by name.
+        thinks: The prompt ends inside a thought, which the answer will end.
     """
 
     ids: list[int]
@@ -46,6 +47,7 @@ class Prompt:
     images: tuple[LoadedImage, ...] = ()
     spans: list[tuple[int, int]] = field(default_factory=list)
     extras: dict[str, list[int]] = field(default_factory=dict)
+    thinks: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,14 @@ class PromptBuilder:
             UsageError: The chat template refuses the conversation.
         """
         text, conversation = self._checked_text(conversation)
+        thinks = text.rstrip().endswith("<think>")
         if not conversation.images:
             ids = self._tokenize(text)
-            return Prompt(ids, list(ids), extras=self._extras_like(ids))
+            return Prompt(ids, list(ids), extras=self._extras_like(ids), thinks=thinks)
         footprints = [self._footprint(image) for image in conversation.images]
         ids, extras = self._with_images(text, conversation.images, footprints)
         keys, spans = self._keys(ids, conversation.images, footprints)
-        return Prompt(ids, keys, conversation.images, spans, extras)
+        return Prompt(ids, keys, conversation.images, spans, extras, thinks)
 
     def text(self, conversation: Conversation) -> str:
         """The prompt as text, with one placeholder a picture; raises what `build` raises."""
@@ -158,6 +161,12 @@ class PromptBuilder:
             return self._apply_template(turns, tools)
 
         return ToolFormat.of(render, frozenset(self.tokenizer.all_special_tokens))
+
+    @cached_property
+    def reasons(self) -> bool:
+        """Whether the checkpoint is one that writes thoughts before its answers."""
+        template = getattr(self.processor, "chat_template", None)
+        return "</think>" in str(template) or "</think>" in self.tokenizer.get_added_vocab()
 
     def _tokenize(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token

@@ -9,24 +9,32 @@ from mmagent.engine.base import CallPiece, Chunk, FinishReason, Usage
 from mmagent.engine.textstream import StopFilter
 from mmagent.engine.toolformat import ToolFormat
 
-__all__ = ["AnswerReader", "CallReader"]
+__all__ = ["AnswerReader", "CallReader", "ThoughtReader"]
+
+_THINK, _THINK_END = "<think>", "</think>"
 
 
 class AnswerReader:
     """What an engine's text means."""
 
     def __init__(
-        self, stop: Sequence[str], format: ToolFormat | None = None, names: Sequence[str] = ()
+        self,
+        stop: Sequence[str],
+        format: ToolFormat | None = None,
+        names: Sequence[str] = (),
+        thoughts: ThoughtReader | None = None,
     ) -> None:
         """Begin an answer.
 
         Args:
-            stop: Texts that end it; looked for in its text, not inside calls.
+            stop: Texts that end it; looked for in its text, not inside calls or thoughts.
             format: How calls are written, if there may be any.
             names: Of the functions that may be called.
+            thoughts: How thoughts are told from the answer, for a model that has some.
         """
         self._stop = StopFilter(stop)
         self._calls = CallReader(format, names) if format is not None else None
+        self._thoughts = thoughts
 
     @property
     def stopped(self) -> bool:
@@ -35,16 +43,30 @@ class AnswerReader:
 
     def push(self, text: str) -> Chunk | None:
         """Add text; the chunk that is certain now, if any."""
+        thought = ""
+        if self._thoughts is not None:
+            thought, text = self._thoughts.push(text)
         pieces: list[CallPiece] = []
         if self._calls is not None:
             text, pieces = self._calls.push(text)
         text = self._stop.push(text)
-        return Chunk(text, calls=tuple(pieces)) if text or pieces else None
+        if not (text or pieces or thought):
+            return None
+        return Chunk(text, calls=tuple(pieces), thought=thought)
+
+    @property
+    def thinking(self) -> bool:
+        """What comes now is thought, not answer."""
+        return self._thoughts is not None and self._thoughts.thinking
 
     def finish(self, text: str, reason: FinishReason, usage: Usage) -> Chunk:
         """The last chunk, with what was held back."""
         last = self.push(text) or Chunk()
-        tail = last.text
+        tail, thought = last.text, last.thought
+        if self._thoughts is not None:
+            more, held = self._thoughts.finish()
+            thought += more
+            tail += self._stop.push(held)
         if self._calls is not None:
             tail += self._stop.push(self._calls.finish())
         tail += self._stop.finish()
@@ -52,7 +74,54 @@ class AnswerReader:
             reason = "stop"
         if self._calls is not None and self._calls.calls and reason == "stop":
             reason = "tool_calls"
-        return Chunk(tail, reason, usage, last.calls)
+        return Chunk(tail, reason, usage, last.calls, thought)
+
+
+class ThoughtReader:
+    """Tells `<think>...</think>` at the beginning of an answer from the answer itself.
+
+    Some templates open the thought themselves, so that only its end is in the answer.
+    """
+
+    def __init__(self, *, opened: bool) -> None:
+        """Begin; `opened` says that the prompt ended inside a thought."""
+        self._state = "inside" if opened else "before"
+        self._held = ""
+        self._end = StopFilter([_THINK_END])
+
+    @property
+    def thinking(self) -> bool:
+        """Inside a thought."""
+        return self._state == "inside"
+
+    def push(self, text: str) -> tuple[str, str]:
+        """Add text; return what of it is thought and what is answer."""
+        if self._state == "before":
+            self._held += text
+            begun = self._held.lstrip()
+            if begun.startswith(_THINK):
+                text, self._held, self._state = begun[len(_THINK) :], "", "inside"
+            elif _THINK.startswith(begun):
+                return "", ""  # it may still become one
+            else:
+                text, self._held, self._state = self._held, "", "answer"
+        thought = ""
+        if self._state == "inside":
+            for at, character in enumerate(text):
+                thought += self._end.push(character)
+                if self._end.stopped:
+                    text, self._state = text[at + 1 :], "after"
+                    break
+            else:
+                return thought, ""
+        if self._state == "after":  # blank lines between the thought and the answer
+            text = text.lstrip()
+            self._state = "answer" if text else "after"
+        return thought, text
+
+    def finish(self) -> tuple[str, str]:
+        """What was held back."""
+        return (self._end.finish(), "") if self._state == "inside" else ("", self._held)
 
 
 class CallReader:

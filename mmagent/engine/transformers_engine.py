@@ -29,7 +29,7 @@ from mmagent.engine.guide import Guide, GuideMaker
 from mmagent.engine.kvcache import ConversationCache, Remembered
 from mmagent.engine.loading import attach_adapter, load_checkpoint
 from mmagent.engine.prompt import Prompt, PromptBuilder
-from mmagent.engine.reader import AnswerReader
+from mmagent.engine.reader import AnswerReader, ThoughtReader
 from mmagent.engine.textstream import Detokenizer
 from mmagent.errors import GenerationError, MMAgentError, UsageError
 from mmagent.messages import Conversation
@@ -109,6 +109,25 @@ class TransformersEngine:
         """What the model can be shown."""
         return frozenset({"text", "image"} if self._prompts.sees else {"text"})
 
+    @property
+    def reasons(self) -> bool:
+        """Whether the model writes thoughts before its answers."""
+        return self._prompts.reasons
+
+    def state(self) -> dict[str, Any]:
+        """What is loaded and what is remembered, for people who look after it."""
+        return {
+            "model": self.name,
+            "type": self.model.config.model_type,
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "parameters": self.model.num_parameters(),
+            "context_length": self.context_length,
+            "adapters": sorted(self._adapters),
+            "reuse": self._reuses,
+            "remembered": self.cache.state(),
+        }
+
     def count_tokens(self, conversation: Conversation) -> int:
         """Exactly the tokens that the prompt of this conversation has."""
         return len(self._prompt(conversation).ids)
@@ -168,10 +187,15 @@ class TransformersEngine:
         guide: Guide | None,
     ) -> Iterator[Chunk]:
         names = [function["name"] for function in form.functions] if form else []
-        reader = AnswerReader(sampling.stop, self._prompts.tool_format if names else None, names)
+        reader = AnswerReader(
+            sampling.stop,
+            self._prompts.tool_format if names else None,
+            names,
+            ThoughtReader(opened=prompt.thinks) if self._prompts.reasons else None,
+        )
         text = Detokenizer(self._decode)
         reason: FinishReason = "length"
-        produced = 0
+        produced = thought = 0
         entry = None
         if self._reuses and sampling.num_beams == 1:
             entry = self.cache.take(prompt, adapter)
@@ -187,6 +211,7 @@ class TransformersEngine:
                     reason = "stop"
                     break
                 chunk = reader.push(text.push(token))
+                thought = produced if reader.thinking else thought
                 if chunk is not None:
                     yield chunk
                 if reader.stopped:
@@ -196,7 +221,7 @@ class TransformersEngine:
                     reason = "stop"
         finally:
             tokens.close()
-        usage = Usage(len(prompt.ids), produced, read)
+        usage = Usage(len(prompt.ids), produced, read, thought)
         yield reader.finish(text.finish(), reason, usage)
 
     def _decode(self, tokens: list[int]) -> str:
