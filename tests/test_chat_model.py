@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -319,3 +321,12 @@ def test_importing_and_making_one_loads_no_torch():
         "assert not {'torch', 'transformers', 'faiss'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=None)
+
+
+def test_the_page_about_the_chat_model_runs(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "chat-model.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile("\n".join(blocks), "chat-model.md", "exec"), {"__name__": "page"})
+    shown = capsys.readouterr().out
+    for line in re.findall(r"print\(.*?\)\s+# (.+)", page):
+        assert line.strip() in shown
