@@ -49,7 +49,8 @@ def build_processor(gguf: Path) -> Any:
     tokenizer.model_max_length = 8192
     template = (SHIPPED / "chat_template.jinja").read_text("utf-8")
     tokenizer.chat_template = template
-    return LlavaProcessor(
+    processors: Any = LlavaProcessor  # without annotations
+    return processors(
         image_processor=image_processor(),
         tokenizer=tokenizer,
         patch_size=32,
@@ -79,13 +80,13 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
     )
     from transformers.initialization import no_init_weights
 
-    language = AutoModelForCausalLM.from_pretrained(
+    language: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
-    old = language.get_input_embeddings().weight.data
+    old: Any = language.get_input_embeddings().weight.data
     rows = -(-len(processor.tokenizer) // 64) * 64
     language.resize_token_embeddings(rows, mean_resizing=False)
     language.get_input_embeddings().weight.data[len(old) :] = old.mean(0)
@@ -102,7 +103,7 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
         tie_word_embeddings=True,
     )
     with no_init_weights():  # all of it is loaded below; drawing it at random takes a minute
-        model = FastVlmForConditionalGeneration(config)
+        model: Any = FastVlmForConditionalGeneration(config)
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
     del language, old
@@ -130,7 +131,8 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
     generation.eos_token_id = generation.pad_token_id = end_id
     generation.bos_token_id = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
     generation.suppress_tokens = [image_id, *range(len(processor.tokenizer), rows)]
-    return model.eval()
+    built: FastVlmForConditionalGeneration = model.eval()
+    return built
 
 
 def assemble(

@@ -22,16 +22,17 @@ def trunk_config(side: int = SIDE) -> EfficientNetConfig:
     """The configuration of EfficientNet-Lite0 for pictures of `side` pixels."""
     from transformers import EfficientNetConfig
 
-    return EfficientNetConfig(
+    config = EfficientNetConfig(
         image_size=side,
         width_coefficient=1.0,
         depth_coefficient=1.0,
         hidden_dim=FEATURES,
-        hidden_size=FEATURES,  # the name under which a vision-language model looks for it
         hidden_act="relu6",
         drop_connect_rate=0.0,
         batch_norm_momentum=0.01,
     )
+    config.hidden_size = FEATURES  # the name under which a vision-language model looks for it
+    return config
 
 
 def new_trunk(side: int = SIDE) -> EfficientNetModel:

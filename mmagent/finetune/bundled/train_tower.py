@@ -176,19 +176,16 @@ class _Run:
         self.args, self.texts = args, texts
         trunk = new_trunk()
         load_imagenet(trunk, args.imagenet)
-        self.trunk = without_gates(trunk).to(memory_format=torch.channels_last)
+        self.trunk: Any = without_gates(trunk).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.heads = Heads()
         frozen = [self.trunk.embeddings, *self.trunk.encoder.blocks[:_FROZEN_BLOCKS]]
         for module in frozen:
             module.requires_grad_(False)
         self.frozen = frozen
-        self.mean_trunk = torch.optim.swa_utils.AveragedModel(
-            self.trunk, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998),
-            use_buffers=True,
-        )  # fmt: skip
-        self.mean_heads = torch.optim.swa_utils.AveragedModel(
-            self.heads, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
-        )
+        swa: Any = torch.optim.swa_utils  # without annotations
+        average = swa.get_ema_multi_avg_fn(0.998)
+        self.mean_trunk = swa.AveragedModel(self.trunk, multi_avg_fn=average, use_buffers=True)
+        self.mean_heads = swa.AveragedModel(self.heads, multi_avg_fn=average)
         trainable = [p for p in self.trunk.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             [{"params": trainable, "peak": args.lr},
