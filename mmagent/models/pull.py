@@ -132,7 +132,8 @@ def pull(name: str | Bundle = "tiny", *, progress: bool = True, force: bool = Fa
             embedder = _part(bundle.embedder, say, settings)
 
             def report(stage: str, share: float) -> None:
-                say.step(f"Assembling {bundle.name}: {stage}", int(share * 100), 100)
+                if share < 1:
+                    say.step(f"Assembling {bundle.name}: {stage}", int(share * 100), 100)
 
             report("starting", 0.0)
             bundle.assemble(language / bundle.language.members[0].name, embedder, folder, report)
@@ -140,6 +141,7 @@ def pull(name: str | Bundle = "tiny", *, progress: bool = True, force: bool = Fa
             raise
         except Exception as error:
             raise _write_error(error, home.cache_folder()) from error
+        _clear_old_revisions(folder, bundle)
         say.note(f"The model {bundle.name} is ready in {folder}.")
     return folder
 
@@ -167,6 +169,13 @@ def _clear_leftovers(models: Path, bundle: Bundle) -> None:
         names = (bundle.name, bundle.language.project, bundle.embedder.project)
         for path in [p for name in names for p in folder.glob(f".{name}-*")]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _clear_old_revisions(folder: Path, bundle: Bundle) -> None:
+    """Keep what was just made and the one before, which another installation may be using."""
+    others = [p for p in folder.parent.glob(f"{bundle.name}-*") if p.is_dir() and p != folder]
+    for path in sorted(others, key=lambda p: p.stat().st_mtime)[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_space(models: Path, bundle: Bundle) -> None:

@@ -219,6 +219,15 @@ def test_leftovers_of_killed_assemblies_are_cleared(index: FakeIndex) -> None:
     assert not left.exists()
 
 
+def test_old_revisions_do_not_pile_up(index: FakeIndex) -> None:
+    for number in range(4):
+        revision = f"r{number}"
+        pull(replace(BUNDLE, revision=lambda revision=revision: revision), progress=False)
+        os.utime(home.models_folder() / f"fake-{revision}", (number, number))
+    assert sorted(p.name for p in home.models_folder().glob("fake-*")) == ["fake-r2", "fake-r3"]
+    assert len(index.downloads(LANGUAGE.filename)) == 1
+
+
 def test_an_unknown_bundle(index: FakeIndex) -> None:
     with pytest.raises(UsageError, match="no bundled model 'huge' to pull; there is: tiny"):
         pull("huge")
