@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from mmagent.cli.screen import print_json, printable
 if TYPE_CHECKING:
     from mmagent_memory import FaissStore, LongTermMemory, MemoryHit
 
-__all__ = ["app", "find", "open_memory", "open_store", "shown"]
+__all__ = ["app", "find", "open_store", "opened", "shown"]
 
 app = typer.Typer(
     help="Look into a memory: list, search, add, forget, erase, export, import, stats.",
@@ -35,13 +37,15 @@ Count = Annotated[int, typer.Option("-k", "--limit", min=1, help="Most memories 
 MemoryId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")]
 
 
-def open_memory(
+@contextmanager
+def opened(
     folder: Path | None, user: str, persona: str | None, *, create: bool = False
-) -> LongTermMemory:
-    """The memory in a folder; by default only one that is there."""
+) -> Iterator[LongTermMemory]:
+    """The memory in a folder, by default only one that is there; closed after the block."""
     from mmagent_memory import LongTermMemory
 
-    return LongTermMemory(open_store(folder, create=create), user=user, persona=persona)
+    with closing(open_store(folder, create=create)) as store:
+        yield LongTermMemory(store, user=user, persona=persona)
 
 
 def open_store(folder: Path | None, *, create: bool = False) -> FaissStore:
@@ -104,7 +108,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show memories, newest first; pictures by their ids."""
-    hits = open_memory(folder, user, persona).list(limit)
+    with opened(folder, user, persona) as memory:
+        hits = memory.list(limit)
     _print(hits, as_json)
     if not hits and not as_json:
         typer.echo(f"Nothing is remembered of {user} yet.")
@@ -132,7 +137,8 @@ def search(
     pictures = [picture.data for picture in load_pictures(image or [])]
     if not question.strip() and not pictures:
         raise UsageError("Say what to look for: words, or --image FILE.")
-    hits = open_memory(folder, user, persona).recall(question, images=pictures, k=limit)
+    with opened(folder, user, persona) as memory:
+        hits = memory.recall(question, images=pictures, k=limit)
     if explain and not as_json:
         for hit in hits:
             parts = hit.explain.get("parts", hit.explain)
@@ -160,8 +166,8 @@ def add(
     from mmagent.cli.pictures import load_pictures
 
     pictures = [picture.data for picture in load_pictures(image or [])]
-    memory = open_memory(folder, user, persona, create=True)
-    id_ = memory.remember(text, images=pictures, speaker=speaker)
+    with opened(folder, user, persona, create=True) as memory:
+        id_ = memory.remember(text, images=pictures, speaker=speaker)
     if as_json:
         print_json({"id": id_})
     else:
@@ -177,9 +183,9 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Remove one memory and every trace of it."""
-    memory = open_memory(folder, user, persona)
-    whole = find(memory, id_)
-    memory.forget(whole)
+    with opened(folder, user, persona) as memory:
+        whole = find(memory, id_)
+        memory.forget(whole)
     if as_json:
         print_json({"forgotten": whole})
     else:
@@ -200,15 +206,15 @@ def erase(
     from mmagent.cli.screen import is_terminal
     from mmagent.errors import UsageError
 
-    memory = open_memory(folder, user, persona)
-    count = memory.count()
-    if not yes:
-        if not is_terminal(sys.stdin):
-            raise UsageError(
-                f"This would erase {count} memories of {user} for good: add --yes to do it."
-            )
-        typer.confirm(f"Erase {count} memories of {user} for good?", abort=True, err=True)
-    receipt = memory.erase()
+    with opened(folder, user, persona) as memory:
+        count = memory.count()
+        if not yes:
+            if not is_terminal(sys.stdin):
+                raise UsageError(
+                    f"This would erase {count} memories of {user} for good: add --yes to do it."
+                )
+            typer.confirm(f"Erase {count} memories of {user} for good?", abort=True, err=True)
+        receipt = memory.erase()
     if as_json:
         print_json(receipt.as_dict())
         return
@@ -226,7 +232,8 @@ def export_(
     as_json: Json = False,
 ) -> None:
     """Write a user's memories with their pictures to a file."""
-    count = open_memory(folder, user, persona).export_jsonl(file)
+    with opened(folder, user, persona) as memory:
+        count = memory.export_jsonl(file)
     _say_count("exported", count, str(file), as_json)
 
 
@@ -239,7 +246,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Read memories from a file; what is there already is left as it is."""
-    count = open_memory(folder, user, persona, create=True).import_jsonl(file)
+    with opened(folder, user, persona, create=True) as memory:
+        count = memory.import_jsonl(file)
     _say_count("imported", count, str(file), as_json)
 
 
@@ -255,16 +263,16 @@ def stats(folder: Folder = None, as_json: Json = False) -> None:
     """Show whose memories a folder holds, and how large it is."""
     from mmagent_memory import LongTermMemory, list_users
 
-    store = open_store(folder)
-    place = store.path
-    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     users: dict[str, dict[str, Any]] = {}
-    for user, persona in sorted(list_users(store), key=lambda pair: (pair[0], pair[1] or "")):
-        hits = LongTermMemory(store, user=user, persona=persona).list()
-        about = users.setdefault(user, {"memories": 0, "pictures": 0, "personas": []})
-        about["memories"] += len(hits)
-        about["pictures"] += len({image.id for hit in hits for image in hit.images})
-        about["personas"] += [persona] if persona else []
+    with closing(open_store(folder)) as store:
+        place = store.path
+        for user, persona in list_users(store):
+            hits = LongTermMemory(store, user=user, persona=persona).list()
+            about = users.setdefault(user, {"memories": 0, "pictures": 0, "personas": []})
+            about["memories"] += len(hits)
+            about["pictures"] += len({image.id for hit in hits for image in hit.images})
+            about["personas"] += [persona] if persona else []
+    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     if as_json:
         print_json({"folder": str(place), "bytes": size, "users": users})
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,16 @@ def test_a_memory_of_a_newer_version_is_left_alone(cli: Cli, tmp_path: Path) -> 
     memory = tmp_path / "memory"
     assert cli("memory", "add", "I live in Oslo.", "--memory", memory).code == 0
     (database,) = [path for path in memory.rglob("*") if _is_database(path)]
-    with sqlite3.connect(database) as db:
+    with closing(sqlite3.connect(database)) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         db.execute("PRAGMA user_version = 999")
-    db.close()
     before = database.read_bytes()
     result = cli("chat", "--model", "echo", "--memory", memory, "--message", "Hi")
     assert result.code == 1
     assert_one_line(result.err, "newer")
     assert database.read_bytes() == before
-    with sqlite3.connect(database) as db:
+    with closing(sqlite3.connect(database)) as db:
         db.execute(f"PRAGMA user_version = {version}")
-    db.close()
     assert "Oslo" in cli("memory", "list", "--memory", memory).out
 
 
