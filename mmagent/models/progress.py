@@ -61,14 +61,15 @@ class Reporter(SilentReporter):
 
         # In a narrow terminal the text is cut, and the line stays one line.
         self._progress: Progress = Progress(
-            TextColumn("{task.percentage:>3.0f}%"),
-            BarColumn(bar_width=12),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(min_width=4)),
+            BarColumn(bar_width=8, table_column=Column(min_width=8)),
             TextColumn(
                 "{task.description}",
                 markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis"),
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
             ),
             console=Console(stderr=True),
+            expand=True,
         )
         self._progress.start()
         self._task: TaskID | None = None
