@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "path_of",
     "row_checksum",
     "to_json",
+    "ttl_us",
     "unpack_vectors",
 ]
 
@@ -163,6 +165,17 @@ def now_us() -> int:
 
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def ttl_us(minutes: float) -> int:
+    """Return a time to live in microseconds; beyond some thousand years it makes no difference.
+
+    Raises:
+        MemoryUsageError: It is no number.
+    """
+    if math.isnan(minutes):
+        raise MemoryUsageError("The ttl of an item is NaN; give minutes, or None for no end.")
+    return int(max(-1e9, min(minutes, 1e9)) * 60e6)
 
 
 def bytes_of(text: str) -> bytes:

@@ -18,6 +18,7 @@ from mmagent_memory.rows import (
     path_of,
     row_checksum,
     to_json,
+    ttl_us,
 )
 
 __all__ = ["PreparedPut", "Writer"]
@@ -138,7 +139,7 @@ class Writer:
             self.remove(old, namespace)
         if put.value is None:
             return
-        ttl = None if put.ttl is None else int(put.ttl * 60e6)
+        ttl = None if put.ttl is None else ttl_us(put.ttl)
         expires = None if ttl is None else self.now + ttl
         self.db.execute(
             "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
