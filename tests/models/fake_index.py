@@ -74,6 +74,7 @@ class FakeIndex:
 
     wheels: dict[str, bytes] = field(default_factory=lambda: dict(WHEELS))
     as_json: bool = True
+    absolute: bool = False
     password: str | None = None
     cut_after: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
@@ -113,7 +114,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not names:
             return self._send(404, b"")
         if self.index.as_json:
-            files = [{"filename": n, "url": f"../../files/{n}", "hashes": {}} for n in names]
+            base = self.index.url.removesuffix("/simple") if self.index.absolute else "../.."
+            files = [{"filename": n, "url": f"{base}/files/{n}", "hashes": {}} for n in names]
             page = {"meta": {"api-version": "1.0"}, "name": project, "files": files}
             kind = "application/vnd.pypi.simple.v1+json"
             return self._send(200, json.dumps(page).encode(), {"Content-Type": kind})

