@@ -1,0 +1,139 @@
+"""What is read out of a question: dates, parts, pictures, words."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
+from mmagent_memory.dates import periods
+from mmagent_memory.questions import asks_for_picture, parts_of, without_instructions
+from mmagent_memory.text import full_text_query, prepare, question_words
+
+TODAY = date(2024, 5, 15)  # A Wednesday.
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "last"),
+    [
+        ("What did we do on 2024-02-03?", "2024-02-03", "2024-02-03"),
+        ("What happened in May 2023?", "2023-05-01", "2023-05-31"),
+        ("in early June 2023", "2023-06-01", "2023-06-12"),
+        ("at the end of February 2024", "2024-02-18", "2024-02-29"),
+        ("on March 5, 2024", "2024-03-05", "2024-03-05"),
+        ("on the 5th of March 2024", "2024-03-05", "2024-03-05"),
+        ("What did I say last week?", "2024-05-06", "2024-05-12"),
+        ("and this week?", "2024-05-13", "2024-05-19"),
+        ("last month", "2024-04-01", "2024-04-30"),
+        ("last year", "2023-01-01", "2023-12-31"),
+        ("in 2022", "2022-01-01", "2022-12-31"),
+        ("three days ago", "2024-05-12", "2024-05-12"),
+        ("2 weeks ago", "2024-04-29", "2024-05-05"),
+        ("a month ago", "2024-04-01", "2024-04-30"),
+        ("yesterday", "2024-05-14", "2024-05-14"),
+        ("the day before yesterday", "2024-05-13", "2024-05-13"),
+        ("last Friday", "2024-05-10", "2024-05-10"),
+        ("last Wednesday", "2024-05-08", "2024-05-08"),
+        ("我上周说了什么", "2024-05-06", "2024-05-12"),
+        ("昨天呢", "2024-05-14", "2024-05-14"),
+        ("前天", "2024-05-13", "2024-05-13"),
+        ("三天前", "2024-05-12", "2024-05-12"),
+        ("上个月", "2024-04-01", "2024-04-30"),
+        ("去年", "2023-01-01", "2023-12-31"),
+        ("2023年5月6日", "2023-05-06", "2023-05-06"),
+        ("2023年5月初", "2023-05-01", "2023-05-12"),
+    ],
+)
+def test_dates(question: str, first: str, last: str):
+    (period,) = periods(question, TODAY)
+    assert (f"{period.first}", f"{period.last}") == (first, last)
+    assert period.holds(period.first)
+    assert period.holds(period.last)
+    assert not period.holds(period.last + timedelta(days=1))
+
+
+def test_a_month_without_a_year_is_of_any_year():
+    (period,) = periods("What did we talk about in June?", TODAY)
+    assert period.holds(date(2020, 6, 30))
+    assert not period.holds(date(2020, 7, 1))
+    (day,) = periods("5月6号", TODAY)
+    assert day.holds(date(1999, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "May I ask you something?",
+        "march on",
+        "2024-13-45",
+        "February 31, 2024",
+        "9999999 days ago",
+        "",
+    ],
+)
+def test_no_dates(question: str):
+    assert periods(question, TODAY) == []
+
+
+def test_parts():
+    assert parts_of("Did Sam buy the kettle before he painted the kitchen?") == [
+        "Did Sam buy the kettle",
+        "he painted the kitchen",
+    ]
+    assert parts_of("Which came first: the green kettle, or the red bicycle?") == [
+        "Which came first",
+        "the green kettle",
+        "the red bicycle",
+    ]
+    assert parts_of("What is the name of my cat?") == []
+
+
+def test_instructions_are_no_question():
+    assert without_instructions("How many cats? Please answer with a number (e.g., “2”).") == (
+        "How many cats?"
+    )
+    assert (
+        without_instructions("Return of the cat. Who saw it?") == "Return of the cat. Who saw it?"
+    )
+
+
+def test_pictures_asked_for():
+    assert asks_for_picture("Do you remember what pet I showed you?")
+    assert asks_for_picture("那张照片")
+    assert not asks_for_picture("What is my order number?")
+
+
+def test_words():
+    assert question_words("What is Sam's order number?") == ["sam", "order", "number"]
+    assert question_words("who are you") == ["who", "are", "you"]
+    assert question_words("我的小猫") == ["我的", "的小", "小猫"]
+    assert question_words("") == []
+    assert prepare("小猫cat") == " 小猫 猫 cat"
+    assert full_text_query(['a"b', "猫"]) == '"a""b" OR "猫" *'
+    assert len(question_words(" ".join(f"w{n}" for n in range(10_000)))) == 64
+
+
+@pytest.mark.parametrize(
+    "question", ['"', "AND OR NOT", "a* -b ^c :d", "{x}: (", "NEAR(a b)", "\x00"]
+)
+def test_no_question_breaks_the_query(tmp_path: Path, question: str):
+    with FaissStore(tmp_path, HashEmbedder()) as store:
+        memory = LongTermMemory(store, user="sam")
+        memory.remember("a b c d x near and or not")
+        memory.recall(question)
+
+
+def test_a_date_in_the_question_decides(tmp_path: Path):
+    now = datetime(2024, 5, 15, tzinfo=UTC)
+    with FaissStore(tmp_path, HashEmbedder()) as store:
+        memory = LongTermMemory(store, user="sam", clock=lambda: now)
+        for days in (1, 7, 60, 400):
+            memory.remember(f"We ate soup, {days}", at=now - timedelta(days=days), thread=f"{days}")
+        assert memory.recall("What did we eat last week?")[0].text.endswith(" 7")
+        assert memory.recall("What did we eat yesterday?")[0].text.endswith(" 1")
+        assert memory.recall("上周吃了什么 soup")[0].text.endswith(" 7")
+        hit = memory.recall("What did we eat in March 2024?")[0]
+        assert hit.text.endswith(" 60")
+        assert hit.explain["parts"]["date"] > 0
