@@ -51,13 +51,13 @@ _CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
     "SQLITE_LOCKED": (StoreBusyError, "is locked by another connection; try again"),
     "SQLITE_CORRUPT": (
         CorruptStoreError,
-        "is damaged; `mmagent memory verify` names what is hurt and `mmagent memory repair` "
-        "saves what is whole",
+        "is damaged; `python -m mmagent_memory verify FOLDER` names what is hurt, and `repair` "
+        "instead of `verify` saves what is whole",
     ),
     "SQLITE_NOTADB": (
         CorruptStoreError,
-        "is no database any more; `mmagent memory repair` saves what is whole, or put back a "
-        "copy from a backup",
+        "is no database any more; `python -m mmagent_memory repair FOLDER` saves what is whole, "
+        "or put back a copy from a backup",
     ),
 }
 

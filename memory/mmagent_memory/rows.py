@@ -144,8 +144,8 @@ class Row:
         number, path, key, value, created, updated, ttl, crc, fields, *words = columns
         if row_checksum(key, value, fields, words) != crc:
             raise CorruptStoreError(
-                f"The memory {_readable(key)!r} is damaged on disk; `mmagent memory verify` lists "
-                "what is hurt and `mmagent memory repair` saves what is whole."
+                f"The memory {_readable(key)!r} is damaged on disk; `python -m mmagent_memory "
+                "verify FOLDER` lists what is hurt, and `repair` saves what is whole."
             )
         return cls(
             id=number,
@@ -249,8 +249,8 @@ def unpack_vectors(number: int, kinds: bytes, blob: bytes, dims: int) -> Matrix:
     whole = zlib.crc32(kinds + data) == int.from_bytes(blob[-4:], "little")
     if not whole or len(data) != 4 * dims * len(kinds):
         raise CorruptStoreError(
-            f"The vectors of memory number {number} are damaged on disk; `mmagent memory repair` "
-            "makes them anew from the text."
+            f"The vectors of memory number {number} are damaged on disk; run `python -m "
+            "mmagent_memory repair FOLDER`, then reembed() on the store to make them anew."
         )
     numbers: NDArray[np.float32] = np.frombuffer(data, dtype="<f4")
     return numbers.reshape(len(kinds), dims)
