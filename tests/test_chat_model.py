@@ -41,7 +41,7 @@ class Scripted(EchoEngine):
         self.asked: list[tuple[Sampling, str | None]] = []
         self.closed = threading.Event()
 
-    def generate(self, conversation, sampling, *, adapter=None):
+    def generate(self, conversation, sampling, *, adapter=None, form=None):
         self.asked.append((sampling, adapter))
         return self._say()
 
@@ -224,7 +224,7 @@ async def test_the_event_loop_stays_free_while_the_model_works():
 
 def test_an_engine_that_breaks_off_is_an_error():
     class Broken(Scripted):
-        def generate(self, conversation, sampling, *, adapter=None):
+        def generate(self, conversation, sampling, *, adapter=None, form=None):
             return iter([Chunk("a")])
 
     with pytest.raises(GenerationError, match="broke off"):

@@ -152,3 +152,20 @@ def test_mistakes_are_named(model):
     ):
         with pytest.raises(UsageError, match=message):
             call()
+
+
+def test_what_is_asked_of_the_engine():
+    from mmagent.structured import form_of, tools_of
+
+    tools = tools_of([add, subtract])
+    assert form_of(tools, "none", None, None) is None
+    assert form_of([], None, None, None) is None
+    free = form_of(tools, None, None, None)
+    assert (free.required, free.parallel, len(free.functions)) == (False, True, 2)
+    some = form_of(tools, "any", False, None)
+    assert (some.required, some.parallel) == (True, False)
+    # One tool by name is one call of it.
+    named = form_of(tools, "add", None, None)
+    assert (named.required, named.parallel, len(named.functions)) == (True, False, 1)
+    both = form_of(tools, "auto", None, {"type": "json_object"})
+    assert (both.required, both.schema) == (False, {"type": "object"})
