@@ -373,6 +373,7 @@ def test_streams_with_different_adapters_take_turns(tiny_text_model, adapters):
     messages = [HumanMessage("Who are you?")]
     engine = TransformersEngine(str(tiny_text_model), cache_bytes=0)
     expected = [answer(engine, messages, adapter=folder)[0] for folder in adapters]
+    assert expected[0] != expected[1]
     running = [
         engine.generate(to_conversation(messages), GREEDY, adapter=folder) for folder in adapters
     ]
