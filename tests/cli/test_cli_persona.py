@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mmagent.cli import failures
-from mmagent.cli.app import app
+from mmagent.cli import app, failures
 from mmagent.personas.persona import Persona
 from mmagent.personas.shelf import put_on_shelf
 
