@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "home", "untrusted"),
     ("media", "media_sources", "messages", "models"),
     ("engine", "personas", "reasoning", "embedders", "context"),
-    ("chat_model", "finetune"),
+    ("answers", "chat_model", "chat_settings", "structured", "finetune"),
     ("middleware",),
     ("agents",),
     ("cli", "web", "__main__"),
