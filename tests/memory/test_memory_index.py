@@ -94,7 +94,8 @@ def test_a_damaged_snapshot_is_made_anew(tmp_path: Path, damage: str):
     if damage == "cut":
         file.write_bytes(data[: len(data) // 2])
     elif damage == "flipped":
-        data[-100] ^= 4
+        for place in range(len(data) // 4, len(data) // 2):  # In the vectors themselves.
+            data[place] ^= 0x10
         file.write_bytes(data)
     elif damage == "deleted":
         file.unlink()

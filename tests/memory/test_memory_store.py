@@ -65,6 +65,31 @@ def test_update_embeds_anew_and_delete_removes_the_vector(store: FaissStore):
     assert keys(store.search(("a",), query="pianos")) == ["other"]
 
 
+@pytest.mark.parametrize("how", ["update", "delete", "elsewhere"])
+def test_what_is_gone_takes_no_place_among_the_nearest(store: FaissStore, how: str):
+    for number in range(5):
+        store.put(("g",), f"near {number}", {"text": f"apples and pears {number}"})
+    store.put(("g",), "far", {"text": "apples"})
+    assert len(store.search(("g",), query="apples and pears", limit=6)) == 6  # Fills the block.
+    with FaissStore(store.path, HashEmbedder()) as other:
+        for number in range(5):
+            if how == "update":
+                store.put(("g",), f"near {number}", {"text": "pianos"})
+            else:
+                (other if how == "elsewhere" else store).delete(("g",), f"near {number}")
+    (found,) = store.search(("g",), query="apples and pears", limit=1)
+    assert found.key == "far"
+    assert found.score > 0.2
+    with store.database.writing() as db:
+        db.execute("INSERT INTO full_text (full_text, rank) VALUES ('integrity-check', 1)")
+
+
+def test_deleted_bytes_are_overwritten(store: FaissStore):
+    with store.database.exclusive() as db:
+        assert db.execute("PRAGMA secure_delete").fetchone() == (1,)
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_prefixes_end_at_labels(store: FaissStore):
     for namespace in (("a",), ("a", "b"), ("ab",), ("a", "bc"), ("%",), ("*",), ("a/b",), ("中",)):
         store.put(namespace, "k", {"at": list(namespace)})
