@@ -40,7 +40,7 @@ def demo(
         converse(settings, [], [])
         return
     with tempfile.TemporaryDirectory(prefix="mmagent-demo-") as folder:
-        sampling = {"temperature": 0.0, "max_tokens": 80}  # the same conversation every time
+        sampling = {"temperature": 0.0, "max_tokens": 60}  # the same conversation every time
         settings = Settings(
             model=model, persona="mia", memory=Path(folder) / "memory", sampling=sampling
         )
