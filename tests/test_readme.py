@@ -28,7 +28,7 @@ def test_python_blocks_run(bundled_home: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Paris" in done.stdout
+    assert "eight legs" in done.stdout
     assert "allergic to nuts" in done.stdout
 
 

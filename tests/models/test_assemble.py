@@ -9,26 +9,16 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.bundled]
 
 
-@pytest.fixture(scope="module")
-def folder(request: pytest.FixtureRequest) -> Path:
-    from conftest import _MODELS
-
-    found = sorted(_MODELS.glob("tiny-*/config.json"))
-    if not found:
-        pytest.skip("the bundled model is not assembled here: run `mmagent pull tiny`")
-    return found[-1].parent
-
-
-def test_only_safe_files(folder: Path) -> None:
-    kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
+def test_only_safe_files(bundled_model: Path) -> None:
+    kinds = {p.suffix for p in bundled_model.rglob("*") if p.is_file()}
     assert kinds <= {".json", ".jinja", ".safetensors", ".txt", ".md"}, kinds
 
 
-def test_every_weight_is_a_number(folder: Path) -> None:
+def test_every_weight_is_a_number(bundled_model: Path) -> None:
     import torch
     from safetensors import safe_open
 
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+    with safe_open(bundled_model / "model.safetensors", framework="pt") as weights:
         names = set(weights.keys())
         for name in names:
             value = weights.get_tensor(name)
@@ -37,11 +27,13 @@ def test_every_weight_is_a_number(folder: Path) -> None:
     assert not any("lora" in n for n in names)  # merged: plain weights
 
 
-def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(folder: Path) -> None:
+def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(
+    bundled_model: Path,
+) -> None:
     from PIL import Image
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(bundled_model)
     talk = [
         {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (90, 40))},
                                      {"type": "text", "text": "What is this?"}]},
