@@ -46,7 +46,8 @@ __all__ = ["Question", "Score", "answers", "is_right", "perplexity", "table", "w
 TASKS: dict[str, tuple[str, float | None]] = {
     "name": ("object named, 100 everyday concepts, plain pictures", 0.6),
     "name-disturbed": ("object named, 100 everyday concepts, disturbed pictures", None),
-    "background": ("background colour, plain pictures", 0.9),
+    "background-usual": ("background colour, plain pictures, asked in the usual words", 0.9),
+    "background": ("background colour, plain pictures, in words never read", None),
     "is_it": ('"is this …?" answered yes or no', None),
     "side": ("which of two objects is on which side", None),
     "count": ("one to six objects counted", None),
@@ -125,6 +126,10 @@ def picture_questions(maker: SceneMaker, quick: bool) -> list[Question]:
                 wanted = ("name",) if disturbed else ("name", "background", "is_it")
                 for talk in dialogue.talks:
                     if talk.task in wanted and len(talk.messages) <= 3:
+                        if talk.task == "background":
+                            usual = (user("What colour is the background?", 1), talk.messages[-1])
+                            again = Talk("background-usual", usual, talk.accept)
+                            out.append(Question(again.task, again, scene.image))
                         task = f"{talk.task}-disturbed" if disturbed else talk.task
                         out.append(Question(task, talk, scene.image))
     rng, words = np.random.default_rng(7), random.Random(7)
@@ -291,6 +296,7 @@ def main() -> None:
     parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
     parser.add_argument("--out", type=Path, default=Path(".build/evaluation"))
     parser.add_argument("--quick", action="store_true", help="a fifth of the questions")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="only these")
     parser.add_argument("--most", type=int, help="at most so many questions of each task")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
@@ -299,8 +305,10 @@ def main() -> None:
     if args.model is None and not (args.gguf and args.weights):
         parser.error("name a model folder with --model, or the base with --gguf and --weights.")
     maker = SceneMaker(Sheet.load(args.pictograms))
-    text = _at_most(text_questions(args.quick), args.most)
-    questions = _at_most(picture_questions(maker, args.quick), args.most) + text
+    tasks = args.tasks or list(TASKS)
+    text = [q for q in _at_most(text_questions(args.quick), args.most) if q.task in tasks]
+    seen = _at_most(picture_questions(maker, args.quick), args.most)
+    questions = [q for q in seen if q.task in tasks] + text
     if args.model:
         processor = AutoProcessor.from_pretrained(args.model)  # type: ignore[no-untyped-call]
         model: Any = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
