@@ -22,6 +22,7 @@ from langchain_core.embeddings import Embeddings
 
 from mmagent.errors import ModelNotFoundError, UsageError
 from mmagent.media import load_image
+from mmagent.models.quiet import quiet_transformers
 from mmagent.models.sources import TEXT_EMBEDDER
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class BundledEmbedder(Embeddings):
                 f"The model folder {self._folder} has no {_TEXT}: make it anew with "
                 "`mmagent pull tiny --force`."
             )
-        with _QuietLoading():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
@@ -174,7 +175,7 @@ class BundledEmbedder(Embeddings):
                 "make it anew with `mmagent pull tiny --force`, or pass another embedder."
             )
         head = load_file(folder / _HEAD)
-        with _QuietLoading():
+        with quiet_transformers():
             processor = processors.from_pretrained(folder, local_files_only=True)
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             eye = models.from_config(config.vision_config)
@@ -201,24 +202,6 @@ class BundledEmbedder(Embeddings):
         from mmagent.models.pull import pull
 
         return pull("tiny", progress=self._progress)
-
-
-class _QuietLoading:
-    """No bars and no reports of transformers while something small is loaded."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._logging: Any = logging
-        self._level = self._logging.get_verbosity()
-        self._bars = self._logging.is_progress_bar_enabled()
-        self._logging.set_verbosity_error()
-        self._logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._level)
-        if self._bars:
-            self._logging.enable_progress_bar()
 
 
 def _encodable(text: str) -> str:

