@@ -24,6 +24,7 @@ LAYERS = (
     ("answers", "chat_model", "chat_settings", "structured", "finetune"),
     ("middleware",),
     ("agents",),
+    ("evaluation",),
     ("cli", "web", "__main__"),
 )
 HEAVY = ("torch", "transformers", "faiss", "peft", "accelerate", "sentence_transformers")

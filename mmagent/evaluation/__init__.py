@@ -1,0 +1,1 @@
+"""Measurements of a model in use: templates of thought, personas, long conversations."""
