@@ -257,7 +257,8 @@ def _after_fork_forget(database: Database) -> None:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
+    # A name of its own: several processes may be making the same store.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
