@@ -86,6 +86,16 @@ class Backend(Protocol):
         """Forget a memory and every trace of it."""
         ...
 
+    def change(
+        self, namespace: Namespace, memories: Sequence[NewMemory], removed: Sequence[str] = ()
+    ) -> Steps[None]:
+        """Write memories over those of their keys and remove keys, all at once or not at all.
+
+        This is how derived records change: they show no pictures and follow no turn. What is
+        removed leaves no trace, as in `remove`.
+        """
+        ...
+
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:
         """Forget everything below a prefix and every trace of it."""
         ...

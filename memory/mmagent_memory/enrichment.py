@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from mmagent_memory.records import image_entries
+from mmagent_memory.records import TURN, image_entries, kind_of
 from mmagent_memory.rows import FullText
 from mmagent_memory.text import prepare
 
@@ -66,6 +66,6 @@ def date_words(at: datetime) -> str:
 def previous_of(thread: str | None, newest_first: list[Any]) -> Any | None:
     """Return the last thing said in the same conversation, among the latest memories."""
     for stored in newest_first:
-        if stored.value.get("thread") == thread:
+        if stored.value.get("thread") == thread and kind_of(stored.value) == TURN:
             return stored
     return None

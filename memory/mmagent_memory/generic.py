@@ -97,6 +97,20 @@ class GenericBackend:
                 operations.append(PutOp(other.namespace, other.key, value, index=fields or False))
         yield operations
 
+    def change(
+        self, namespace: Namespace, memories: Sequence[NewMemory], removed: Sequence[str] = ()
+    ) -> Steps[None]:
+        """Write memories over those of their keys and remove keys, in one batch."""
+        latest = (yield from self.everything(namespace))[-1:]
+        order = latest[0].order if latest else 0
+        operations: list[Any] = [PutOp(namespace, key, None) for key in removed]
+        for number, memory in enumerate(memories, start=order + 1):
+            value = {**memory.value, "previous": None, "order": number}
+            fields = indexed_fields(value)
+            operations.append(PutOp(namespace, memory.key, value, index=fields or False))
+        if operations:
+            yield operations
+
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:
         """Forget everything below a prefix."""
         every = yield from self.everything(prefix)

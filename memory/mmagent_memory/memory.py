@@ -13,22 +13,20 @@ from langgraph.store.base import BaseStore
 
 from mmagent_memory.asking import about, ask, moment_of
 from mmagent_memory.backends import Backend, NewMemory, Steps, arun, run
+from mmagent_memory.copying import export_steps, import_steps
 from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.generic import GenericBackend
 from mmagent_memory.names import ANY_PERSONA, ROOT, decode_name, encode_name, memory_namespace
 from mmagent_memory.pictures import read_picture
 from mmagent_memory.ranking import Weights, rank
 from mmagent_memory.records import EraseReceipt, MemoryHit, hit_of
-from mmagent_memory.transfer import LineWriter, line_of, read_lines
 
 __all__ = ["LongTermMemory", "list_users"]
 
 _CANDIDATES = 200
 """Most memories that each way of finding may propose."""
-_IMPORT_BATCH = 200
 # Inside the class, `list` is the method.
 _Hits = list[MemoryHit]
-_Batch = dict[tuple[str, ...], list[NewMemory]]
 
 
 class LongTermMemory:
@@ -203,11 +201,12 @@ class LongTermMemory:
 
     def export_jsonl(self, path: str | Path) -> int:
         """Write every memory with its pictures to a file; return how many."""
-        return run(self.store, self._export(path))
+        return run(self.store, export_steps(self._backend, self._prefix, path, self._loader))
 
     async def aexport_jsonl(self, path: str | Path) -> int:
         """Write every memory with its pictures to a file; return how many."""
-        return await arun(self.store, self._export(path))
+        steps = export_steps(self._backend, self._prefix, path, self._loader)
+        return await arun(self.store, steps)
 
     def import_jsonl(self, path: str | Path) -> int:
         """Remember what `export_jsonl` wrote; return how many lines were read.
@@ -215,11 +214,12 @@ class LongTermMemory:
         A memory whose id exists is left as it is, so importing twice does no harm. Without a
         persona of its own this memory gives each line back to the persona that it names.
         """
-        return run(self.store, self._import(path))
+        return run(self.store, import_steps(self._backend, self._place_of, path, self._new))
 
     async def aimport_jsonl(self, path: str | Path) -> int:
         """Remember what `export_jsonl` wrote; see `import_jsonl`."""
-        return await arun(self.store, self._import(path))
+        steps = import_steps(self._backend, self._place_of, path, self._new)
+        return await arun(self.store, steps)
 
     def __repr__(self) -> str:
         return f"LongTermMemory(user={self.user!r}, persona={self.persona!r})"
@@ -305,45 +305,11 @@ class LongTermMemory:
         yield from self._backend.remove(stored)
         return True
 
-    def _export(self, path: str | Path) -> Steps[int]:
-        every = yield from self._backend.everything(self._prefix)
-        writer: LineWriter = yield lambda: LineWriter(path)
-        try:
-            for stored in every:
-                hit = hit_of(stored, self._loader)
-                pictures: dict[str, bytes | None] = {}
-                for image in hit.images:
-                    if image.stored:
-                        pictures[image.id] = yield from self._backend.picture(
-                            stored.namespace, image.id
-                        )
-                writer.write(line_of(hit, pictures))
-            yield writer.finish
-        except BaseException:
-            writer.abandon()
-            raise
-        return len(every)
-
-    def _import(self, path: str | Path) -> Steps[int]:
-        count = 0
-        batch: _Batch = {}
-        for line in read_lines(path):
-            persona = line.pop("persona")
-            place = self._namespace
-            if self.persona is None and persona:
-                place = memory_namespace(self.user, persona)
-            memory = self._new(captions=(), **line)
-            batch.setdefault(place, []).append(memory)
-            count += 1
-            if count % _IMPORT_BATCH == 0:
-                yield from self._add_batch(batch)
-                batch = {}
-        yield from self._add_batch(batch)
-        return count
-
-    def _add_batch(self, batch: _Batch) -> Steps[None]:
-        for namespace, memories in batch.items():
-            yield from self._backend.add(namespace, memories)
+    def _place_of(self, persona: str | None) -> tuple[str, ...]:
+        """Return where a line of an import belongs."""
+        if self.persona is None and persona:
+            return memory_namespace(self.user, persona)
+        return self._namespace
 
     def _loader(self, namespace: tuple[str, ...], image_id: str) -> Callable[[], bytes]:
         def load() -> bytes:

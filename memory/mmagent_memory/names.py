@@ -11,11 +11,22 @@ import re
 
 from mmagent_memory.errors import MemoryUsageError
 
-__all__ = ["ANY_PERSONA", "ROOT", "decode_name", "encode_name", "memory_namespace"]
+__all__ = [
+    "ANY_PERSONA",
+    "DERIVED",
+    "ROOT",
+    "decode_name",
+    "derived_namespace",
+    "encode_name",
+    "is_derived",
+    "memory_namespace",
+]
 
 ROOT = "memory"
 ANY_PERSONA = "~"
 """Label of what was remembered without a persona; no encoded name can be equal to it."""
+DERIVED = "derived"
+"""Label below a memory's own: what was derived from its turns."""
 _MAX_NAME = 1000
 
 
@@ -46,6 +57,16 @@ def memory_namespace(user: str, persona: str | None) -> tuple[str, str, str]:
     """Return the namespace in which the memories of a user with a persona are kept."""
     label = ANY_PERSONA if persona is None else encode_name(persona, "persona")
     return (ROOT, encode_name(user), label)
+
+
+def derived_namespace(namespace: tuple[str, ...]) -> tuple[str, ...]:
+    """Return where what is derived from a memory's turns is kept: below it, so it goes with it."""
+    return (*namespace[:3], DERIVED)
+
+
+def is_derived(namespace: tuple[str, ...]) -> bool:
+    """Whether derived records are kept in a namespace, and not turns."""
+    return len(namespace) > 3
 
 
 def _encode(character: str) -> str:

@@ -55,6 +55,12 @@ class NativeBackend:
         """Forget a memory and every trace of it."""
         return _do(lambda: self._remove(stored))
 
+    def change(
+        self, namespace: Namespace, memories: Sequence[NewMemory], removed: Sequence[str] = ()
+    ) -> Steps[None]:
+        """Write memories over those of their keys and remove keys, in one transaction."""
+        return _do(lambda: self._change(namespace, memories, removed))
+
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:
         """Forget everything below a prefix and every trace of it."""
         return _do(lambda: self._erase(prefix))
@@ -118,6 +124,26 @@ class NativeBackend:
         puts += [_without_previous(row, vectors) for row, vectors in after]
         self._store.write(puts)
         scrub(self._store.database, thorough=False)
+
+    def _change(
+        self, namespace: Namespace, memories: Sequence[NewMemory], removed: Sequence[str]
+    ) -> None:
+        puts = [Put(namespace, key, None) for key in removed]
+        puts += [
+            Put(
+                namespace=namespace,
+                key=memory.key,
+                value={**memory.value, "previous": None},
+                index=indexed_fields(memory.value),
+                texts=full_text_of(memory.value, None),
+                pictures=(),
+            )
+            for memory in memories
+        ]
+        if puts:
+            self._store.write(puts)
+        if removed:
+            scrub(self._store.database, thorough=False)
 
     def _erase(self, prefix: Namespace) -> EraseReceipt:
         receipt = erase(self._store.database, prefix)

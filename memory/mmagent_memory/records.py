@@ -10,7 +10,27 @@ from typing import Any
 
 from mmagent_memory.names import ANY_PERSONA, decode_name
 
-__all__ = ["EraseReceipt", "MemoryHit", "Stored", "StoredImage", "hit_of", "image_entries"]
+__all__ = [
+    "CAPTION",
+    "FACT",
+    "KINDS",
+    "PROGRESS",
+    "SUMMARY",
+    "TURN",
+    "EraseReceipt",
+    "MemoryHit",
+    "Stored",
+    "StoredImage",
+    "hit_of",
+    "image_entries",
+    "kind_of",
+]
+
+TURN, FACT, SUMMARY, CAPTION = "turn", "fact", "summary", "caption"
+KINDS = (TURN, FACT, SUMMARY, CAPTION)
+"""What a memory can be: what was said, or what was derived from that."""
+PROGRESS = "progress"
+"""A record that says what has been derived so far; it is nothing that is recalled."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,10 @@ class MemoryHit:
         thread: In which conversation.
         persona: With which persona.
         importance: As given, 0–1.
+        kind: "turn" for what was said; "fact", "summary" or "caption" for what was derived.
+        sources: The ids of the turns it was derived from.
+        valid_from: Since when a fact holds.
+        valid_to: Until when it held; None while it holds.
         score: How well it fits the question; comparable within one answer only.
         explain: The score's parts: `parts` add up to `score`; `raw` are the figures behind them.
     """
@@ -86,9 +110,18 @@ class MemoryHit:
     importance: float | None = None
     score: float = 0.0
     explain: dict[str, Any] = field(default_factory=dict, compare=False)
+    kind: str = TURN
+    sources: tuple[str, ...] = ()
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON; pictures by their ids."""
+        derived = {
+            "sources": list(self.sources),
+            "valid_from": self.valid_from.isoformat() if self.valid_from else None,
+            "valid_to": self.valid_to.isoformat() if self.valid_to else None,
+        }
         return {
             "id": self.id,
             "text": self.text,
@@ -98,6 +131,8 @@ class MemoryHit:
             "thread": self.thread,
             "persona": self.persona,
             "importance": self.importance,
+            "kind": self.kind,
+            **({} if self.kind == TURN else derived),
             "score": self.score,
             "explain": self.explain,
         }
@@ -151,6 +186,11 @@ def image_entries(value: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(entry) for entry in value.get("images") or ()]
 
 
+def kind_of(value: Mapping[str, Any]) -> str:
+    """Return what kind of memory a stored value is."""
+    return str(value.get("kind") or TURN)
+
+
 def hit_of(
     stored: Stored,
     load: Callable[[tuple[str, ...], str], Callable[[], bytes]],
@@ -167,7 +207,7 @@ def hit_of(
         explain: From recall.
     """
     value = stored.value
-    label = stored.namespace[-1]
+    label = stored.namespace[2]
     images = tuple(
         StoredImage(
             id=entry["id"],
@@ -192,4 +232,12 @@ def hit_of(
         importance=value.get("importance"),
         score=score,
         explain=explain or {},
+        kind=kind_of(value),
+        sources=tuple(value.get("sources") or ()),
+        valid_from=_moment(value.get("valid_from")),
+        valid_to=_moment(value.get("valid_to")),
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

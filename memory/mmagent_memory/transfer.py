@@ -1,7 +1,8 @@
 """Memories as JSON lines: one object a memory, pictures inside in base64.
 
 The first line says what the file is; each further line is a memory with `id`, `text`, `speaker`,
-`at`, `thread`, `persona`, `importance` and `images`.
+`at`, `thread`, `persona`, `importance` and `images`. What was derived from turns has `derived`: its
+kind, the ids of those turns and what else is known of it.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ def _memory(path: Path, number: int, line: dict[str, Any]) -> dict[str, Any]:
             "thread": line.get("thread"),
             "importance": line.get("importance"),
             "persona": line.get("persona"),
+            "derived": line.get("derived"),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _bad_line(path, number, f"{type(error).__name__} {error}") from error
