@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint pull format eval-tiny train-tiny clean
+.PHONY: help demo test lint pull format bench-memory eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,16 @@ lint: $(VENV)/.dev  ## ruff and mypy.
 format: $(VENV)/.dev  ## Let ruff put the code in order.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+PEERS := .build/peers
+$(PEERS)/.done: benchmarks/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+SIZES := 1000,10000,100000
+bench-memory: $(VENV)/.dev $(PEERS)/.done  ## Measure the memory beside other stores (SIZES=1000,10000,100000; half an hour on two cores).
+	$(BIN)/python benchmarks/memory.py --sizes $(SIZES) --python $(PEERS)/bin/python --out docs/measured/memory.json --table docs/measured/memory.md $(ARGS)
 
 # How the shipped weights were made (about two hours on two cores); see the model card for what
 # differed. Needs $(B)/answers.jsonl, made by finetune.bundled.dialogues_text.distil.

@@ -1,0 +1,1 @@
+"""The stores that `benchmarks/memory.py` sets side by side."""

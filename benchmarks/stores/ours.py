@@ -1,0 +1,52 @@
+"""`FaissStore` of mmagent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from langgraph.store.base import PutOp
+
+from mmagent_memory import FaissStore
+from stores.base import Embeddings
+from stores.data import Data
+
+__all__ = ["Ours"]
+
+_BATCH = 10_000
+
+
+class Ours:
+    """A folder with SQLite as the truth and vectors indexed in memory."""
+
+    durable = True
+    reopens = True
+
+    def __init__(self, folder: Path, data: Data) -> None:
+        self._data = data
+        self._store = FaissStore(folder, Embeddings(data), fields=["text"])  # type: ignore[arg-type]
+
+    def load(self, numbers: Sequence[int]) -> None:
+        for start in range(0, len(numbers), _BATCH):
+            self._store.batch([self._put(number) for number in numbers[start : start + _BATCH]])
+
+    def add(self, number: int) -> None:
+        self._store.batch([self._put(number)])
+
+    def update(self, number: int, source: int) -> None:
+        value = {"text": self._data.text(source)}
+        self._store.put((self._data.user(number),), str(number), value)
+
+    def delete(self, number: int) -> None:
+        self._store.delete((self._data.user(number),), str(number))
+
+    def search(self, question: int, user: str | None) -> list[int]:
+        prefix = (user,) if user else ()
+        return [int(hit.key) for hit in self._store.search(prefix, query=f"q{question}", limit=10)]
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _put(self, number: int) -> PutOp:
+        value = {"text": self._data.text(number)}
+        return PutOp((self._data.user(number),), str(number), value)
