@@ -14,6 +14,7 @@ from langchain_core.tools import BaseTool
 from langgraph.store.base import BaseStore
 
 from mmagent.middleware.context import ContextMiddleware, prompt_budget
+from mmagent.middleware.ledger import ImageLedgerMiddleware
 from mmagent.middleware.memory import Memory, MemoryMiddleware
 from mmagent.middleware.persona import PersonaMiddleware
 from mmagent.middleware.reasoning import ReasoningMiddleware
@@ -91,23 +92,28 @@ def create_companion(
     if budget is not None:
         speaking.max_lore_tokens = min(speaking.max_lore_tokens, budget // 8)
         speaking.max_example_chars = min(speaking.max_example_chars, budget // 2)
+    remembering = None
+    if store is not None:
+        remembering = MemoryMiddleware(
+            store,
+            user=user,
+            persona=who,
+            user_name=user_name,
+            k=k,
+            max_pictures=max_pictures,
+            max_tokens=share,
+            media_policy=media_policy,
+        )
+    ledger = ImageLedgerMiddleware(
+        remembering.memory if remembering else None, media_policy=media_policy
+    )
     ours: list[AgentMiddleware[Any, Any]] = [
         speaking,
+        ledger,
         ContextMiddleware(max_tokens, reserve=(share or 0) + thinking.reserve),
     ]
-    if store is not None:
-        ours.append(
-            MemoryMiddleware(
-                store,
-                user=user,
-                persona=who,
-                user_name=user_name,
-                k=k,
-                max_pictures=max_pictures,
-                max_tokens=share,
-                media_policy=media_policy,
-            )
-        )
+    if remembering is not None:
+        ours.append(remembering)
     # Innermost, so that one recall serves all calls of a template.
     ours.append(thinking)
     return create_agent(
