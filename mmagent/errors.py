@@ -8,7 +8,8 @@
     │   └── ContextOverflowError       the prompt does not fit the model's context window
     ├── DownloadError                  a download that failed or does not match its checksum
     ├── MissingDependencyError         an optional package is absent; the message names it
-    └── GenerationError                the model failed while answering
+    ├── GenerationError                the model failed while answering
+    └── ModelBusyError                 too many requests wait for one model; ask again later
 
 Exceptions of other libraries are translated into these at one boundary: the engine for
 transformers and torch, `media` for Pillow and httpx, `models` for downloads. Errors of the
@@ -26,6 +27,7 @@ __all__ = [
     "MMAgentError",
     "MediaError",
     "MissingDependencyError",
+    "ModelBusyError",
     "ModelNotFoundError",
     "PersonaError",
     "UsageError",
@@ -66,3 +68,7 @@ class MissingDependencyError(MMAgentError, ImportError):
 
 class GenerationError(MMAgentError, RuntimeError):
     """The model failed while answering."""
+
+
+class ModelBusyError(MMAgentError, RuntimeError):
+    """Too many requests wait for one model; the message says how many may."""
