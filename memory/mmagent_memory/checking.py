@@ -20,17 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmagent_memory.checksums import ITEM_COLUMNS, item_checksum
 from mmagent_memory.database import DATABASE, Database
 from mmagent_memory.erasing import INDEX_FOLDER
 from mmagent_memory.errors import CorruptStoreError, MissingStoreError
-from mmagent_memory.rows import labels_of, row_checksum, unpack_vectors
+from mmagent_memory.rows import labels_of, unpack_vectors
 
 __all__ = ["Report", "repair", "verify"]
 
-_COLUMNS = (
-    "id, ns, key, value, fields, created, updated, ttl, expires, crc, kinds, vectors, "
-    "body, about, caption, context"
-)
+_COLUMNS = ", ".join(ITEM_COLUMNS)
 
 
 @dataclass
@@ -109,7 +107,7 @@ def repair(path: str | Path) -> Report:
         with new.writing() as db:
             _copy_meta(old, db, report)
             for row in _whole_items(old, report):
-                db.execute(f"INSERT INTO items VALUES ({', '.join('?' * 16)})", row)  # noqa: S608
+                db.execute(f"INSERT INTO items VALUES ({', '.join('?' * len(ITEM_COLUMNS))})", row)  # noqa: S608
                 report.items += 1
             for image in _whole_images(old, report):
                 db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", image)
@@ -121,6 +119,9 @@ def repair(path: str | Path) -> Report:
                     "AND EXISTS (SELECT 1 FROM images WHERE hash = ?2)",
                     link,
                 )
+            db.execute(
+                "INSERT OR REPLACE INTO meta SELECT 'words', coalesce(max(id), 0) FROM items"
+            )
             db.execute("INSERT INTO full_text (full_text) VALUES ('rebuild')")
             # One above all that was, so that no index of the old database fits the new one.
             top = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0]
@@ -176,7 +177,7 @@ def _whole_items(db: sqlite3.Connection, report: Report) -> Iterator[list[Any]]:
     dims = 0
     for (value,) in _readable(db, "SELECT value FROM meta WHERE name = 'dims'", report):
         dims = int(value)
-    names = dict(_readable(db, "SELECT id, path FROM namespaces", report))
+    names = dict(_namespaces(db, report))
     for number in _numbers(db, report):
         try:
             row = db.execute(
@@ -185,10 +186,11 @@ def _whole_items(db: sqlite3.Connection, report: Report) -> Iterator[list[Any]]:
             ).fetchone()
             if row is None:
                 continue
-            _, namespace, key, value, fields, *_, crc, kinds, vectors = row[:12]
+            _, namespace, key, value, *_ = row
+            crc, kinds, vectors = row[10], row[15], row[16]
             if namespace not in names:
                 raise ValueError("its namespace is lost")
-            if row_checksum(key, value, fields, row[12:]) != crc:
+            if item_checksum(names[namespace], row) != crc:
                 raise ValueError("it does not match its checksum")
             json.loads(value)
         except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError) as error:
@@ -204,8 +206,17 @@ def _whole_items(db: sqlite3.Connection, report: Report) -> Iterator[list[Any]]:
             name = f"{'/'.join(labels_of(names[namespace]))}/{key.decode('utf-8', 'replace')}"
             report.vectors.append(name)
             report.problems.append(f"The vectors of {name} are damaged.")
-            columns[10], columns[11] = b"", b""
+            columns[15], columns[16] = b"", b""
+            columns[10] = item_checksum(names[namespace], columns)
         yield columns
+
+
+def _namespaces(db: sqlite3.Connection, report: Report) -> Iterator[tuple[Any, ...]]:
+    """Yield the namespaces; those that the table has lost from its index."""
+    yield from _readable(db, "SELECT id, path FROM namespaces NOT INDEXED", report)
+    yield from _readable(
+        db, "SELECT id, path FROM namespaces INDEXED BY sqlite_autoindex_namespaces_1", report
+    )
 
 
 def _numbers(db: sqlite3.Connection, report: Report) -> Iterator[int]:
@@ -250,5 +261,5 @@ def _whole_images(db: sqlite3.Connection, report: Report) -> Iterator[tuple[Any,
 def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection, report: Report) -> None:
     for row in _readable(old, "SELECT name, value FROM meta", report):
         new.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-    for row in _readable(old, "SELECT id, path FROM namespaces", report):
+    for row in _namespaces(old, report):
         new.execute("INSERT OR IGNORE INTO namespaces VALUES (?, ?)", row)

@@ -19,7 +19,7 @@ from mmagent_memory.errors import (
     StoreBusyError,
     StoreFullError,
 )
-from mmagent_memory.schema import create_or_check
+from mmagent_memory.schema import PAGE_SIZE, create_or_check
 
 __all__ = ["BUSY_MS", "DATABASE", "MARKER", "Database"]
 
@@ -116,10 +116,17 @@ class Database:
                 self._give_back(db)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the writing connection in a transaction: committed on leaving, or undone."""
+    def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Give the writing connection in a transaction: committed on leaving, or undone.
+
+        Args:
+            durable: Whether it must be on disk before this returns. What can be made anew need
+                not be; it gets there with the next transaction that must.
+        """
         with self.translated(), self._lock:
             db = self.writer()
+            if not durable:
+                db.execute("PRAGMA synchronous = NORMAL")
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -129,6 +136,9 @@ class Database:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            finally:
+                if not durable:
+                    db.execute("PRAGMA synchronous = FULL")
 
     @contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
@@ -187,6 +197,11 @@ class Database:
                 return kind(f"The memory in {self.file} {words} ({error}).")
         if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
             return CorruptStoreError(f"The memory in {self.file} lacks a table ({error}).")
+        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+            return CorruptStoreError(
+                f"A text in {self.file} is damaged; `python -m mmagent_memory verify FOLDER` names "
+                f"what is hurt, and `repair` saves what is whole ({error})."
+            )
         return MemoryStoreError(f"The memory in {self.file} could not be used: {error}.")
 
     def _connect(self) -> sqlite3.Connection:
@@ -194,6 +209,7 @@ class Database:
             self.file, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
         )
         try:
+            db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # Of a new file only.
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA secure_delete = ON")
             db.execute("PRAGMA foreign_keys = ON")

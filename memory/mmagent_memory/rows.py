@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmagent_memory.checksums import content_checksum, stamp_checksum
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.errors import CorruptStoreError, MemoryUsageError
 
@@ -31,7 +33,6 @@ __all__ = [
     "now_us",
     "pack_vectors",
     "path_of",
-    "row_checksum",
     "to_json",
     "ttl_us",
     "unpack_vectors",
@@ -129,9 +130,9 @@ class Row:
 
     # In the order of `from_columns`.
     COLUMNS = (
-        "items.id, namespaces.path, items.key, items.value, items.created, items.updated, "
-        "items.ttl, items.crc, items.fields, items.body, "
-        "items.about, items.caption, items.context"
+        "items.id, namespaces.path, items.key, items.value, items.fields, items.created, "
+        "items.updated, items.ttl, items.expires, items.images, items.crc, items.body, "
+        "items.about, items.caption, items.context, items.kinds"
     )
 
     @classmethod
@@ -141,11 +142,23 @@ class Row:
         Raises:
             CorruptStoreError: It does not match its checksum.
         """
-        number, path, key, value, created, updated, ttl, crc, fields, *words = columns
-        if row_checksum(key, value, fields, words) != crc:
+        number, path, key, value, fields, created, updated, ttl, expires, images, crc = columns[:11]
+        words, kinds = columns[11:15], columns[15]
+        try:
+            whole = crc == content_checksum(
+                path, key, value, fields, words, kinds
+            ) ^ stamp_checksum(number, created, updated, ttl, expires, images)
+        except (TypeError, AttributeError, struct.error):
+            whole = False  # A number where a text should be, or the like.
+        if not whole:
+            name = (
+                repr(key.decode("utf-8", "replace"))
+                if isinstance(key, bytes)
+                else f"number {number}"
+            )
             raise CorruptStoreError(
-                f"The memory {_readable(key)!r} is damaged on disk; `python -m mmagent_memory "
-                "verify FOLDER` lists what is hurt, and `repair` saves what is whole."
+                f"The memory {name} is damaged on disk; `python -m mmagent_memory verify FOLDER` "
+                "lists what is hurt, and `repair` saves what is whole."
             )
         return cls(
             id=number,
@@ -216,14 +229,6 @@ def to_json(value: Mapping[str, Any], key: str) -> str:
         # Half of a surrogate pair, as cut text has; JSON can spell it in ASCII.
         return json.dumps(dict(value), separators=(",", ":"))
     return text
-
-
-def row_checksum(key: bytes, value: str, fields: str | None, words: Sequence[str | None]) -> int:
-    """Return the checksum of what an item says; its vectors carry their own."""
-    crc = zlib.crc32(key)
-    for part in (value, fields, *words):
-        crc = zlib.crc32(b"\x00" if part is None else part.encode("utf-8", "replace"), crc)
-    return crc
 
 
 def pack_vectors(vectors: Vectors | None) -> tuple[bytes, bytes]:

@@ -2,7 +2,9 @@
 
     namespaces   one row a namespace; its path is its labels, each followed by "."
     items        one row a memory or item; never changed in place: an update is a new row
+                 (only `expires` moves, when an item that was read lives on)
     full_text    FTS5 over the text columns of `items`, which it reads but does not copy
+    searchable   which items it holds: those up to the number that `meta` has under "words"
     tombstones   which rows went, when; together with the ids of `items` the change sequence
     images       pictures by the SHA-256 of their bytes
     item_images  which item shows which picture
@@ -10,6 +12,13 @@
 
 **The change sequence.** Ids of items and of tombstones come from one counter that only rises.
 Who has seen everything up to n is brought up to date by the items and tombstones above n.
+
+**Full text lags behind.** A write stores the words of an item with it; the index over them takes
+them in later, many at once (`words`), which costs a tenth of taking them in one by one.
+
+**Versions.** 1: the checksum covered key, value and words, and full text was written with each
+item. 2: it covers the whole item. A store of version 1 is brought to 2 when it is opened, in one
+transaction.
 """
 
 from __future__ import annotations
@@ -17,16 +26,16 @@ from __future__ import annotations
 import sqlite3
 
 from mmagent_memory.errors import CorruptStoreError, NewerStoreError
+from mmagent_memory.migration import statements, upgrade
 
-__all__ = ["APPLICATION_ID", "FULL_TEXT_COLUMNS", "VERSION", "create_or_check"]
+__all__ = ["APPLICATION_ID", "PAGE_SIZE", "VERSION", "create_or_check"]
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x6D6D656D  # "mmem"
-FULL_TEXT_COLUMNS = ("body", "about", "caption", "context")
+PAGE_SIZE = 2048
+"""Bytes of a page: an item with 384 numbers fits one, and a commit writes about five of them."""
 
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+_ITEMS = """
 CREATE TABLE items (
     id INTEGER PRIMARY KEY,
     ns INTEGER NOT NULL REFERENCES namespaces (id),
@@ -37,14 +46,29 @@ CREATE TABLE items (
     updated INTEGER NOT NULL,
     ttl INTEGER,
     expires INTEGER,
+    images INTEGER NOT NULL,
     crc INTEGER NOT NULL,
+    body TEXT, about TEXT, caption TEXT, context TEXT,
     kinds BLOB NOT NULL,
-    vectors BLOB NOT NULL,
-    body TEXT, about TEXT, caption TEXT, context TEXT
+    vectors BLOB NOT NULL
 );
 CREATE UNIQUE INDEX items_by_key ON items (ns, key);
 CREATE INDEX items_by_namespace ON items (ns);
 CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
+"""
+_FULL_TEXT = """
+CREATE VIEW searchable AS SELECT id, body, about, caption, context FROM items
+    WHERE body IS NOT NULL AND id <= (SELECT value FROM meta WHERE name = 'words');
+CREATE VIRTUAL TABLE full_text USING fts5(
+    body, about, caption, context,
+    content='searchable', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+);
+INSERT INTO full_text (full_text, rank) VALUES ('pgsz', 2000);
+"""
+_TABLES = f"""
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+{_ITEMS}
 CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
 CREATE INDEX tombstones_by_namespace ON tombstones (ns);
 CREATE TABLE images (
@@ -54,10 +78,7 @@ CREATE TABLE item_images (
     item INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (item, hash)
 ) WITHOUT ROWID;
 CREATE INDEX item_images_by_hash ON item_images (hash);
-CREATE VIRTUAL TABLE full_text USING fts5(
-    body, about, caption, context,
-    content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
-);
+{_FULL_TEXT}
 """
 
 
@@ -93,6 +114,8 @@ def create_or_check(db: sqlite3.Connection, where: str, *, may_create: bool) -> 
             f"{where} was written by a newer version of mmagent (format {version}, this one reads "
             f"up to {VERSION}); upgrade with: pip install --upgrade mmagent"
         )
+    if version < VERSION:
+        upgrade(db, items=_ITEMS, full_text=_FULL_TEXT, version=VERSION)
 
 
 def _has_tables(db: sqlite3.Connection) -> bool:
@@ -104,10 +127,11 @@ def _create(db: sqlite3.Connection) -> None:
     try:
         # Another process may have been first.
         if not _has_tables(db):
-            for statement in _TABLES.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute("INSERT INTO meta VALUES ('store', lower(hex(randomblob(16))))")
+            for statement in statements(_TABLES):
+                db.execute(statement)
+            db.execute(
+                "INSERT INTO meta VALUES ('store', lower(hex(randomblob(16)))), ('words', 0)"
+            )
             # Part of the transaction, so that a kill leaves either an empty file or a store.
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {VERSION}")

@@ -27,6 +27,7 @@ from mmagent_memory.rows import (
     unpack_vectors,
 )
 from mmagent_memory.text import full_text_query
+from mmagent_memory.words import words_behind
 
 __all__ = ["Reader", "Scope", "nearest", "similarities"]
 
@@ -59,10 +60,18 @@ class Scope:
 class Reader:
     """Reads from one connection, at one moment."""
 
-    def __init__(self, db: sqlite3.Connection, now: int, blocks: BlockCache) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        now: int,
+        blocks: BlockCache,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        """Read from a connection as of `now`; `settle` takes all words into full text."""
         self.db = db
         self.now = now
         self.blocks = blocks
+        self._settle = settle
 
     def get(self, namespace: Sequence[str], key: str) -> Row | None:
         """Return the item of a key, if there is one."""
@@ -219,6 +228,11 @@ class Reader:
         """Return the items that full text finds, best first, with their BM25 (more is better)."""
         if not words or limit <= 0:
             return {}
+        if self._settle and words_behind(self.db):
+            self._settle()
+            # From here on this reads as of now.
+            self.db.execute("COMMIT")
+            self.db.execute("BEGIN")
         scope = Scope.of(prefix)
         rows = self.db.execute(
             # CROSS JOIN keeps the order: first the words, then whose they are.

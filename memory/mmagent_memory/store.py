@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langgraph.store.base import (
     BaseStore,
@@ -39,7 +39,12 @@ from mmagent_memory.rows import Put, Row, now_us
 from mmagent_memory.search import Reader, nearest
 from mmagent_memory.text import question_words
 from mmagent_memory.vectorizer import Vectorizer
+from mmagent_memory.words import index_words
 from mmagent_memory.writer import PreparedPut, Writer
+
+if TYPE_CHECKING:
+    from mmagent_memory.retriever import StoreRetriever
+    from mmagent_memory.vectorstore import StoreVectorStore
 
 __all__ = ["EXACT_LIMIT", "FaissStore"]
 
@@ -143,9 +148,26 @@ class FaissStore(BaseStore):
         self.index.clear()
         return count
 
+    def as_vectorstore(self, namespace: Sequence[str] = ("documents",)) -> StoreVectorStore:
+        """Return a namespace as a LangChain vector store."""
+        from mmagent_memory.vectorstore import StoreVectorStore
+
+        return StoreVectorStore(self, namespace)
+
+    def as_retriever(self, namespace: Sequence[str] = ("documents",), k: int = 4) -> StoreRetriever:
+        """Return what is below a namespace as a LangChain retriever."""
+        from mmagent_memory.retriever import StoreRetriever
+
+        return StoreRetriever(store=self, namespace=tuple(namespace), k=k)
+
     def reader(self, db: Any) -> Reader:
         """Return a reader on a connection of `database.reading()`."""
-        return Reader(db, now_us(), self.blocks)
+        return Reader(db, now_us(), self.blocks, self.settle)
+
+    def settle(self) -> None:
+        """Take the words of all items into full text, which a search does by itself."""
+        with self.database.writing(durable=False) as db:
+            index_words(db)
 
     def close(self) -> None:
         """Close the files. The store is whole without this too."""

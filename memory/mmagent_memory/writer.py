@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal
 
+from mmagent_memory.checksums import ITEM_COLUMNS, content_checksum, stamp_checksum
 from mmagent_memory.rows import (
     FullText,
     Picture,
@@ -16,21 +17,34 @@ from mmagent_memory.rows import (
     now_us,
     pack_vectors,
     path_of,
-    row_checksum,
     to_json,
     ttl_us,
 )
+from mmagent_memory.words import index_words, words_upto
 
 __all__ = ["PreparedPut", "Writer"]
 
+_INSERT = f"INSERT INTO items VALUES ({', '.join('?' * len(ITEM_COLUMNS))})"  # noqa: S608
 _SWEEP = 64
 """Most expired items removed along with a write."""
+_WORDS_BEHIND = 64
+"""Changes after which a write also takes words into full text."""
 
 
 class PreparedPut:
     """A put with everything slow done: JSON, vectors, checksums."""
 
-    __slots__ = ("columns", "crc", "fields", "key", "kinds", "path", "put", "value", "vectors")
+    __slots__ = (
+        "columns",
+        "content",
+        "fields",
+        "key",
+        "kinds",
+        "path",
+        "put",
+        "value",
+        "vectors",
+    )
 
     def __init__(self, put: Put, texts: FullText) -> None:
         self.put = put
@@ -41,13 +55,20 @@ class PreparedPut:
         self.value = to_json(put.value, put.key)
         self.fields = _fields_to_json(put.index)
         self.columns = texts.columns()
-        self.crc = row_checksum(self.key, self.value, self.fields, self.columns)
-        self.kinds, self.vectors = b"", b""
+        self.with_vectors(None)
 
     def with_vectors(self, vectors: Vectors | None) -> PreparedPut:
         """Add the vectors, which are made last: a value that cannot be stored is not embedded."""
         if self.put.value is not None:
             self.kinds, self.vectors = pack_vectors(vectors)
+            self.content = content_checksum(
+                self.path,
+                self.key,
+                self.value,
+                self.fields,
+                self.columns,
+                self.kinds,
+            )
         return self
 
 
@@ -72,6 +93,8 @@ class Writer:
         for prepared in puts:
             self._apply(prepared)
         self.sweep(_SWEEP)
+        if self._seq - words_upto(self.db) > _WORDS_BEHIND:
+            index_words(self.db)
 
     def sweep(self, limit: int) -> int:
         """Remove up to `limit` expired items; return how many went."""
@@ -84,10 +107,20 @@ class Writer:
 
     def refresh(self, numbers: Sequence[int]) -> None:
         """Let items that were read live for another full term."""
-        self.db.executemany(
-            "UPDATE items SET expires = ? + ttl WHERE id = ? AND expires > ?",
-            [(self.now, number, self.now) for number in numbers],
-        )
+        for number in numbers:
+            found = self.db.execute(
+                "SELECT id, created, updated, ttl, expires, images, crc FROM items "
+                "WHERE id = ? AND expires > ?",
+                (number, self.now),
+            ).fetchone()
+            if found:
+                _, created, updated, ttl, expires, images, crc = found
+                crc ^= stamp_checksum(number, created, updated, ttl, expires, images)
+                expires = self.now + ttl
+                crc ^= stamp_checksum(number, created, updated, ttl, expires, images)
+                self.db.execute(
+                    "UPDATE items SET expires = ?, crc = ? WHERE id = ?", (expires, crc, number)
+                )
 
     def remove(self, number: int, namespace: int) -> None:
         """Remove an item with its words, its vectors, and its pictures if no other has them."""
@@ -95,7 +128,7 @@ class Writer:
         words = db.execute(
             "SELECT body, about, caption, context FROM items WHERE id = ?", (number,)
         ).fetchone()
-        if words[0] is not None:
+        if words[0] is not None and number <= words_upto(db):
             db.execute(
                 "INSERT INTO full_text (full_text, rowid, body, about, caption, context) "
                 "VALUES ('delete', ?, ?, ?, ?, ?)",
@@ -121,7 +154,7 @@ class Writer:
             "SELECT id, created, expires FROM items WHERE ns = ? AND key = ?",
             (namespace, prepared.key),
         ).fetchone()
-        created = put.created_us or self.now
+        created, inherited = put.created_us or self.now, 0
         new = self._next()
         if found:
             old, first_created, expires = found
@@ -132,17 +165,19 @@ class Writer:
                 created = put.created_us or first_created
                 if put.pictures is None:
                     # Before the old row goes, so that no picture is left without an item.
-                    self.db.execute(
+                    inherited = self.db.execute(
                         "INSERT INTO item_images SELECT ?, hash FROM item_images WHERE item = ?",
                         (new, old),
-                    )
+                    ).rowcount
             self.remove(old, namespace)
         if put.value is None:
             return
         ttl = None if put.ttl is None else ttl_us(put.ttl)
         expires = None if ttl is None else self.now + ttl
+        images = self._show(new, put.pictures, inherited)
+        stamp = stamp_checksum(new, created, self.now, ttl, expires, images)
         self.db.execute(
-            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _INSERT,
             (
                 new,
                 namespace,
@@ -153,21 +188,18 @@ class Writer:
                 self.now,
                 ttl,
                 expires,
-                prepared.crc,
+                images,
+                prepared.content ^ stamp,
+                *prepared.columns,
                 prepared.kinds,
                 prepared.vectors,
-                *prepared.columns,
             ),
         )
-        if prepared.columns[0] is not None:
-            self.db.execute(
-                "INSERT INTO full_text (rowid, body, about, caption, context) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (new, *prepared.columns),
-            )
-        self._pictures(new, put.pictures or ())
 
-    def _pictures(self, number: int, pictures: Sequence[Picture]) -> None:
+    def _show(self, number: int, pictures: Sequence[Picture] | None, inherited: int) -> int:
+        """Store the pictures of an item; return how many it has."""
+        if not pictures:
+            return inherited
         for picture in pictures:
             self.db.execute(
                 "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)",
@@ -176,6 +208,7 @@ class Writer:
             self.db.execute(
                 "INSERT OR IGNORE INTO item_images VALUES (?, ?)", (number, picture.hash)
             )
+        return len({picture.hash for picture in pictures})
 
     def _namespace(self, path: bytes, *, make: bool) -> int | None:
         known = self._namespaces.get(path)
