@@ -333,6 +333,10 @@ def list_users(store: BaseStore) -> list[tuple[str, str | None]]:
 
 
 def _backend_of(store: BaseStore) -> Backend:
+    own = getattr(store, "memory_backend", None)
+    if own is not None:
+        made: Backend = own()
+        return made
     # Here and not at the top: any other store needs none of FaissStore's machinery.
     from mmagent_memory.store import FaissStore
 
