@@ -64,6 +64,7 @@ class ChatMMAgent(ChatSettings):
 
     _engines: dict[EngineSpec, Engine] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _listener: Any = PrivateAttr(default=None)
     _shelf: ImageShelf = PrivateAttr(default_factory=ImageShelf)
 
     # ---- tokens ----------------------------------------------------------------------------
@@ -153,7 +154,11 @@ class ChatMMAgent(ChatSettings):
             if spec not in self._engines:
                 self._engines[spec] = engine_for(spec)
                 if spec.model == self.model:  # now it is known, not only read from a file
-                    self.profile = profile_from(self._engines[spec], self.max_tokens)
+                    self.profile = profile_from(
+                        self._engines[spec],
+                        self.max_tokens,
+                        hears=self.transcriber is not None,
+                    )
             return self._engines[spec]
 
     def _generate(
@@ -264,8 +269,23 @@ class ChatMMAgent(ChatSettings):
 
     def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Conversation:
         return to_conversation(
-            messages, self.media_policy, tools=tools_of(tools), shelf=self._shelf
+            messages,
+            self.media_policy,
+            tools=tools_of(tools),
+            shelf=self._shelf,
+            transcribe=self._transcribe(),
         )
+
+    def _transcribe(self) -> Any:
+        """What turns speech into text; a checkpoint that is named is loaded once, when needed."""
+        if self.transcriber is None or callable(self.transcriber):
+            return self.transcriber
+        with self._lock:
+            if self._listener is None:
+                from mmagent.engine.speech import Transcriber
+
+                self._listener = Transcriber(self.transcriber)
+            return self._listener
 
 
 def _close_after(step: asyncio.Future[Any], chunks: Generator[Chunk, None, None]) -> None:

@@ -64,6 +64,9 @@ class ChatSettings(BaseChatModel):
     """Keep control tokens that are typed in messages from taking effect."""
     media_policy: MediaPolicy = Field(default_factory=MediaPolicy, exclude=True)
     """Where pictures may come from."""
+    transcriber: Any = Field(default=None, exclude=True, repr=False)
+    """What turns speech into text, for models that take no sound: the folder or name of a speech
+    recognition checkpoint (Whisper, Moonshine), or a function from sound to its words."""
     engine: Engine | None = Field(default=None, exclude=True, repr=False)
     """An engine of your own, instead of one that is loaded by `model`."""
 
@@ -106,6 +109,9 @@ class ChatSettings(BaseChatModel):
         found = {name: getattr(self, name) for name in names}
         found["stop_sequences"] = self.stop  # LangChain puts the call's own under "stop"
         found["sanitize_control_tokens"] = self.sanitize_control_tokens
+        if self.transcriber is not None:
+            name = getattr(self.transcriber, "__qualname__", None)
+            found["transcriber"] = name or str(getattr(self.transcriber, "model", self.transcriber))
         if self.engine is not None:
             found["engine"] = self.engine.name
         return found
@@ -128,9 +134,12 @@ class ChatSettings(BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         if self.engine is not None:
-            return profile_from(self.engine, self.max_tokens)
+            return profile_from(self.engine, self.max_tokens, hears=self.transcriber is not None)
         return profile_of(
-            self.model, context_length=self.context_length, max_tokens=self.max_tokens
+            self.model,
+            context_length=self.context_length,
+            max_tokens=self.max_tokens,
+            hears=self.transcriber is not None,
         )
 
     def _name_of(self, kwargs: Mapping[str, Any]) -> str:
@@ -151,11 +160,12 @@ class ChatSettings(BaseChatModel):
         return Sampling(**values, stop=tuple([ends] if isinstance(ends, str) else ends or ()))
 
 
-def profile_from(engine: Engine, max_tokens: int | None) -> ModelProfile:
+def profile_from(engine: Engine, max_tokens: int | None, *, hears: bool = False) -> ModelProfile:
     """The profile of a model that is loaded."""
     return describe(
         sees="image" in engine.modalities,
         window=engine.context_length,
         max_tokens=max_tokens,
         reasons=bool(getattr(engine, "reasons", False)),
+        hears=hears,
     )

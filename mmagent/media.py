@@ -50,6 +50,9 @@ class MediaPolicy:
         max_bytes: Most bytes of one encoded picture.
         max_pixels: Most pixels of one picture, checked before decoding.
         max_images: Most pictures of one request.
+        max_pages: Most pages of one PDF.
+        max_frames: Most frames that a film is shown by, at equal distances.
+        max_seconds: Most seconds of one recording of sound or film.
         max_redirects: Redirects followed, each checked like the first address.
         timeout: Seconds for one download, all redirects together.
         formats: Names of Pillow's decoders that may run.
@@ -62,6 +65,9 @@ class MediaPolicy:
     max_bytes: int = 64 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_images: int = 64
+    max_pages: int = 32
+    max_frames: int = 8
+    max_seconds: float = 600.0
     max_redirects: int = 3
     timeout: float = 20.0
     formats: tuple[str, ...] = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

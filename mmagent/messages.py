@@ -3,7 +3,8 @@
 Content blocks come in several dialects, and all of them stay in use: LangChain's v1 blocks
 (`{"type": "image", "base64": ...}`) and v0 blocks (`"source_type"`), OpenAI's `image_url`,
 Anthropic's `source` and Google's `media`. `to_conversation` reads each, loads the pictures by the
-`MediaPolicy`, and keeps the order of text and pictures inside a message.
+`MediaPolicy`, and keeps the order of text and pictures inside a message. PDFs become their pages,
+films frames, and speech its words (`attachments`).
 
 This module knows nothing of models: whether one can look at pictures is the engine's affair.
 """
@@ -29,8 +30,10 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from mmagent.attachments import Part, Transcribe, read_attachment
 from mmagent.errors import MediaError, UsageError
 from mmagent.media import LoadedImage, MediaPolicy, load_image
+from mmagent.media_sources import read
 
 __all__ = ["Conversation", "ImageShelf", "Turn", "to_conversation"]
 
@@ -47,6 +50,8 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
+_ATTACHMENTS = 8
+"""Most PDFs, films and recordings remembered between turns."""
 # Blocks that repeat what the message says elsewhere (`tool_calls`) or that no later turn needs.
 _SILENT = frozenset(
     {
@@ -90,6 +95,7 @@ class ImageShelf:
 
     max_bytes: int = 256 * 1024 * 1024
     _images: OrderedDict[str, LoadedImage] = field(default_factory=OrderedDict)
+    _attachments: OrderedDict[tuple[str, str, int], list[Part]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self, source: bytes | Path | str, policy: MediaPolicy) -> LoadedImage:
@@ -110,6 +116,22 @@ class ImageShelf:
                 self._images.popitem(last=False)
         return image
 
+    def open(
+        self, data: bytes, kind: str, policy: MediaPolicy, transcribe: Transcribe | None
+    ) -> list[Part]:
+        """`read_attachment`, remembered: a film is not decoded anew in every turn."""
+        key = (hashlib.sha256(data).hexdigest(), kind, id(transcribe))
+        with self._lock:
+            if key in self._attachments:
+                self._attachments.move_to_end(key)
+                return self._attachments[key]
+        parts = read_attachment(data, kind, policy, transcribe)
+        with self._lock:
+            self._attachments[key] = parts
+            while len(self._attachments) > _ATTACHMENTS:
+                self._attachments.popitem(last=False)
+        return parts
+
     def _size(self) -> int:
         return sum(len(image.data) for image in self._images.values())
 
@@ -120,6 +142,7 @@ def to_conversation(
     *,
     tools: Sequence[dict[str, Any]] = (),
     shelf: ImageShelf | None = None,
+    transcribe: Transcribe | None = None,
 ) -> Conversation:
     """Read a list of LangChain messages.
 
@@ -128,14 +151,16 @@ def to_conversation(
         policy: Where pictures may come from.
         tools: Functions that may be called, in OpenAI's format.
         shelf: Where loaded pictures are kept between calls.
+        transcribe: Turns speech into text.
 
     Raises:
         UsageError: A message or a content block that no chat model can be shown.
-        MediaError: A picture that is refused or does not decode.
+        MediaError: A picture, PDF, film or recording that is refused or does not decode.
+        MissingDependencyError: What reads PDFs or films is not installed.
     """
     if not messages:
         raise UsageError("There are no messages to answer; pass at least one.")
-    reader = _Reader(policy or MediaPolicy(), shelf or ImageShelf())
+    reader = _Reader(policy or MediaPolicy(), shelf or ImageShelf(), transcribe)
     last_user = max((i for i, m in enumerate(messages) if _role(m) == "user"), default=-1)
     turns = tuple(
         reader.turn(message, current=index > last_user) for index, message in enumerate(messages)
@@ -165,9 +190,12 @@ def _role(message: BaseMessage) -> str:
 class _Reader:
     """Walks over messages and gathers their pictures."""
 
-    def __init__(self, policy: MediaPolicy, shelf: ImageShelf) -> None:
+    def __init__(
+        self, policy: MediaPolicy, shelf: ImageShelf, transcribe: Transcribe | None
+    ) -> None:
         self.policy = policy
         self.shelf = shelf
+        self.transcribe = transcribe
         self.images: list[LoadedImage] = []
 
     def turn(self, message: BaseMessage, *, current: bool) -> Turn:
@@ -178,6 +206,10 @@ class _Reader:
         blocks = [content] if isinstance(content, str) else content
         parts: list[dict[str, Any]] = []
         for block in blocks:
+            kind = None if isinstance(block, str) else _attachment_kind(block)
+            if kind is not None:
+                parts += self._attachment(block, kind)
+                continue
             part = self._part(block, role, reasoning)
             if part is not None and (part["type"] != "text" or part["text"]):
                 parts.append(part)
@@ -224,8 +256,25 @@ class _Reader:
             return {"type": "text", "text": inner if isinstance(inner, str) else str(inner)}
         raise UsageError(
             f"A content block of the type {kind!r} cannot be shown to this model; "
-            "send text or images."
+            "send text, images, PDFs, films or sound."
         )
+
+    def _attachment(self, block: Any, kind: str) -> list[dict[str, Any]]:
+        what = {"pdf": "PDF", "video": "film", "audio": "recording"}[kind]
+        inner = block.get("file") or block.get("input_audio") or block.get("video_url") or block
+        if not isinstance(inner, Mapping):  # OpenAI's, as an address alone
+            inner = {"url": inner}
+        try:
+            data = read(_source_of(inner, self.policy), self.policy)
+        except MediaError as error:  # the bounds speak of pictures
+            raise MediaError(str(error).replace("picture", what).replace("An image", "A")) from None
+        parts: list[dict[str, Any]] = []
+        for part in self.shelf.open(data, kind, self.policy, self.transcribe):
+            if part.picture is not None:
+                parts.append(self._image(part.picture))
+            else:
+                parts.append({"type": "text", "text": part.text or ""})
+        return parts
 
     def _image(self, source: bytes | Path | str) -> dict[str, Any]:
         if len(self.images) >= self.policy.max_images:
@@ -241,6 +290,27 @@ def _is_picture_file(block: Mapping[str, Any]) -> bool:
     return block.get("type") in ("file", "media") and str(
         block.get("mime_type", "")
     ).lower().startswith("image/")
+
+
+def _attachment_kind(block: Mapping[str, Any]) -> str | None:
+    """Whether a block is a PDF, a film or sound, in whichever dialect says so."""
+    kind = block.get("type")
+    if kind in ("audio", "input_audio"):
+        return "audio"
+    if kind in ("video", "video_url", "input_video"):
+        return "video"
+    if kind not in ("file", "media", "document", "input_file"):
+        return None
+    inner = block.get("file") or block.get("source") or block
+    if not isinstance(inner, Mapping):
+        return None
+    data = str(inner.get("file_data") or inner.get("url") or "")[:64]
+    mime = str(inner.get("mime_type") or inner.get("media_type") or data).lower()
+    for mark, found in (("application/pdf", "pdf"), ("video/", "video"), ("audio/", "audio")):
+        if mime.removeprefix("data:").startswith(mark):
+            return found
+    name = str(inner.get("filename") or block.get("filename") or data).lower()
+    return "pdf" if name.endswith(".pdf") else None
 
 
 def _text_of(block: Mapping[str, Any]) -> str:
@@ -268,7 +338,7 @@ def _source_of(block: Mapping[str, Any], policy: MediaPolicy) -> bytes | Path | 
     if isinstance(address, Mapping):  # OpenAI
         address = address.get("url")
     address = address or block.get("url")
-    data = block.get("base64") or block.get("data")
+    data = block.get("base64") or block.get("data") or block.get("file_data")
     if isinstance(data, bytes):
         return data
     if isinstance(data, str):

@@ -154,9 +154,10 @@ def test_plain_text_files_and_foreign_blocks():
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"type": "audio", "base64": "x"}, "'audio'"),
-        ({"type": "video", "url": "https://example.org/secret"}, "'video'"),
-        ({"type": "file", "mime_type": "application/pdf", "base64": "x"}, "'file'"),
+        ({"type": "audio", "base64": "x"}, "data of the recording is malformed"),
+        ({"type": "video", "url": "https://example.org/secret"}, "film's address is not allowed"),
+        ({"type": "file", "mime_type": "application/pdf", "base64": "x"}, "data of the PDF"),
+        ({"type": "file", "mime_type": "application/zip", "base64": "x"}, "'file'"),
         ({"type": "image"}, "names no picture"),
         ({"type": "image", "id": "lc_1"}, "names no picture"),
         ({"type": "image", "file_id": "photo-7"}, "file_resolver"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,11 @@ _ECHO_CONTEXT = 8192
 
 
 def profile_of(
-    model: str, *, context_length: int | None = None, max_tokens: int | None = None
+    model: str,
+    *,
+    context_length: int | None = None,
+    max_tokens: int | None = None,
+    hears: bool = False,
 ) -> ModelProfile:
     """LangChain's profile of a model, every flag set.
 
@@ -24,15 +29,21 @@ def profile_of(
         model: "tiny", "echo", a folder, or a name on the hub.
         context_length: The window, if it is known better than from the checkpoint.
         max_tokens: Most tokens of an answer, if limited.
+        hears: Whether speech is turned into text for it.
     """
     config = _config_of(model)
     window = context_length or _window(model, config)
     sees = model in ("tiny", "echo") or "vision_config" in config or not config
-    return describe(sees=sees, window=window, max_tokens=max_tokens)
+    return describe(sees=sees, window=window, max_tokens=max_tokens, hears=hears)
 
 
 def describe(
-    *, sees: bool, window: int | None, max_tokens: int | None, reasons: bool = False
+    *,
+    sees: bool,
+    window: int | None,
+    max_tokens: int | None,
+    reasons: bool = False,
+    hears: bool = False,
 ) -> ModelProfile:
     """The profile of a model whose modalities and window are known.
 
@@ -43,10 +54,11 @@ def describe(
         "image_inputs": sees,
         "image_url_inputs": sees,
         "image_tool_message": sees,
-        "pdf_inputs": False,
-        "pdf_tool_message": False,
-        "audio_inputs": False,
-        "video_inputs": False,
+        # By their pages, frames and words, where the libraries that read them are installed.
+        "pdf_inputs": sees and _installed("pypdfium2"),
+        "pdf_tool_message": sees and _installed("pypdfium2"),
+        "audio_inputs": hears and _installed("av"),
+        "video_inputs": sees and _installed("av"),
         "text_outputs": True,
         "image_outputs": False,
         "audio_outputs": False,
@@ -66,6 +78,10 @@ def describe(
         profile["max_input_tokens"] = window
         profile["max_output_tokens"] = min(window, max_tokens or window)
     return profile
+
+
+def _installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
 
 
 def _window(model: str, config: dict[str, Any]) -> int | None:
