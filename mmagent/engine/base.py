@@ -21,6 +21,7 @@ __all__ = [
     "Form",
     "Modality",
     "Sampling",
+    "TokenChance",
     "Usage",
     "room_for_answer",
 ]
@@ -43,6 +44,9 @@ class Sampling:
         repetition_penalty: Above 1 makes tokens that were used before less likely.
         seed: Makes sampling repeatable, whatever else the model answers at the same time.
         stop: Texts that end the answer; they are not part of it.
+        logprobs: How many of the likeliest tokens to report at each place, besides the one that
+            was taken; None reports nothing.
+        timeout: Most seconds that the answer may take, waiting for its turn included.
     """
 
     max_tokens: int | None = None
@@ -54,6 +58,8 @@ class Sampling:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges, so that mistakes are named before a model runs."""
@@ -70,10 +76,19 @@ class Sampling:
                 "above 0",
             ),
             ("stop", all(self.stop), "texts that are not empty"),
+            (
+                "top_logprobs",
+                self.logprobs is None or 0 <= self.logprobs <= 20,
+                "between 0 and 20",
+            ),
+            ("timeout", self.timeout is None or self.timeout > 0, "above 0 seconds"),
         ]
         for name, holds, range_ in rules:
             if not holds:
-                raise UsageError(f"{name} must be {range_}; it is {getattr(self, name)!r}.")
+                value = self.logprobs if name == "top_logprobs" else getattr(self, name)
+                raise UsageError(f"{name} must be {range_}; it is {value!r}.")
+        if self.logprobs is not None and self.num_beams > 1:
+            raise UsageError("logprobs cannot be combined with num_beams; leave one of them out.")
 
     @property
     def samples(self) -> bool | None:
@@ -130,10 +145,28 @@ class CallPiece:
 
 
 @dataclass(frozen=True)
+class TokenChance:
+    """How likely a token was to the model, before temperature and the like.
+
+    Attributes:
+        text: Of the token; a part of a character reads as U+FFFD.
+        raw: The token's bytes, as far as the text tells them.
+        logprob: Natural logarithm of its probability.
+        others: The likeliest tokens at this place, likeliest first.
+    """
+
+    text: str
+    raw: bytes
+    logprob: float
+    others: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A piece of an answer; the last one has the reason why it ended and the usage.
 
-    `thought` is what a reasoning model wrote for itself before it answered.
+    `thought` is what a reasoning model wrote for itself before it answered; `chances` are those
+    of the tokens that became this piece, if they were asked for.
     """
 
     text: str = ""
@@ -141,11 +174,16 @@ class Chunk:
     usage: Usage | None = None
     calls: tuple[CallPiece, ...] = ()
     thought: str = ""
+    chances: tuple[TokenChance, ...] = ()
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model that answers conversations. Safe to share between threads."""
+    """A model that answers conversations. Safe to share between threads.
+
+    An engine may also have `agenerate`, with the parameters of `generate`: an asynchronous
+    generator that needs no thread while it waits. Where it is absent, `generate` runs in threads.
+    """
 
     @property
     def name(self) -> str:

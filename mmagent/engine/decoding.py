@@ -1,78 +1,199 @@
-"""One sequence, token by token, on the hooks that transformers' `generate` is made of.
+"""From prompts to tokens: reading a prompt in pieces, and one token more for many sequences.
 
-Shapes: `input_ids` (1, tokens so far); `logits` (1, 1, vocabulary).
+`generate` of transformers prepares a sequence (logits processors, masks, positions) and hands
+over before its first step; from there on the loop is ours. Where the architecture allows
+(`rowcache`), all sequences take a step together; else each takes its own, on the hooks that
+`generate` itself is made of.
+
+Shapes: `input_ids` (1, tokens so far); logits (rows, vocabulary).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from mmagent.engine.base import Sampling
+from mmagent.engine.guide import Guide
+from mmagent.engine.kvcache import Remembered
+from mmagent.engine.prompt import Prompt
+from mmagent.engine.rowcache import BatchCache
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["Row", "generation_config", "hand_over", "rows_agree", "step_rows"]
 
-    from mmagent.engine.guide import Guide
-
-__all__ = ["Run", "generation_config", "hand_over"]
+# What `generate` keeps one number per token in.
+_PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 
 
-@dataclass
-class Run:
-    """One sequence between two steps of decoding."""
+@dataclass(eq=False)
+class Row:
+    """One sequence between two steps.
 
-    model: Any
-    input_ids: torch.Tensor  # (1, tokens so far)
-    processors: Any
-    config: Any
-    kwargs: dict[str, Any]
-    chance: torch.Generator | None = None
+    Attributes:
+        prompt: What is read first.
+        sampling: How tokens are chosen.
+        left: Tokens that the answer may still have.
+        adapter: PEFT's name of the adapter.
+        guide: Holds the answer to a form.
+        entry: The keys and values known so far.
+        token: What was chosen last and is not read yet.
+        produced: All that was chosen.
+        scores: The model's own logits (vocabulary,) that the last token was chosen from.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    left: int
+    adapter: str | None
     guide: Guide | None = None
-    left: int = 0  # tokens that the answer may still have
+    entry: Remembered | None = None
+    token: int = -1
+    produced: list[int] = field(default_factory=list)
+    scores: torch.Tensor | None = None
+    never: Sequence[int] = ()
+    _state: _Prepared | None = None
+    _position: torch.Tensor | None = None
+    _chance: torch.Generator | None = None
+    _deltas: torch.Tensor | None = None  # what some models keep on themselves between two steps
 
-    def first(self) -> int:
-        """Read the prompt (what is not known of it) and choose a token."""
-        outputs = self.model._prefill(self.input_ids, self.config, self.kwargs)
-        return self._choose(outputs)
-
-    def next(self, token: int) -> int:
-        """Read one token more and choose the next."""
-        import torch
-
-        new = torch.tensor([[token]], device=self.input_ids.device)
-        self.input_ids = torch.cat([self.input_ids, new], dim=1)
-        use_cache = self.kwargs.get("use_cache")
-        inputs = self.model.prepare_inputs_for_generation(
-            self.input_ids, next_sequence_length=1 if use_cache else None, **self.kwargs
+    def prepare(self, model: Any, inputs: dict[str, Any], config: Any) -> None:
+        """Let `generate` prepare the whole prompt, up to its first step."""
+        assert self.entry is not None
+        self._state = model.generate(
+            **inputs,
+            past_key_values=self.entry.cache,
+            generation_config=config,
+            custom_generate=hand_over,
         )
-        return self._choose(self.model(**inputs, return_dict=True))
+        if config.do_sample:
+            seed = self.sampling.seed
+            if seed is None:  # whoever seeds torch gets the same answers again
+                seed = int(torch.randint(1 << 62, (1,)))
+            self._chance = torch.Generator().manual_seed(seed)
 
-    def _choose(self, outputs: Any) -> int:
-        import torch
+    @property
+    def prepared(self) -> bool:
+        """Whether reading has begun."""
+        return self._state is not None
 
-        self.kwargs = self.model._update_model_kwargs_for_generation(outputs, self.kwargs)
-        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)  # (1, vocabulary)
+    def read(self, model: Any, end: int, features: Any = None) -> None:
+        """Read the prompt up to `end`; at its end, choose the first token.
+
+        Args:
+            model: The model.
+            end: How many tokens of the prompt are known afterwards.
+            features: Of the pictures in this piece, for `mm_encoder_outputs`.
+        """
+        state = self._prepared()
+        whole = end == len(self.prompt.ids)
+        kwargs = dict(state.kwargs)
+        for name in _PER_TOKEN:
+            if kwargs.get(name) is not None:
+                kwargs[name] = kwargs[name][..., :end]
+        if not whole and kwargs.get("attention_mask") is None:
+            # Dropped where nothing is masked; but by its length `_prefill` knows what is new.
+            kwargs["attention_mask"] = torch.ones_like(state.input_ids[:, :end])
+        if features is not None:
+            kwargs["mm_encoder_outputs"] = features
+        outputs = model._prefill(state.input_ids[:, :end], state.config, kwargs)
+        self._deltas = _deltas_of(model)
+        if whole:
+            kwargs.pop("mm_encoder_outputs", None)
+            state.kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
+            self.choose(outputs.logits[:, -1].to(copy=True, dtype=torch.float32))
+
+    def advance(self, model: Any) -> None:
+        """Read the last token, and choose the next; this sequence alone."""
+        state = self._prepared()
+        new = torch.tensor([[self.token]], device=state.input_ids.device)
+        state.input_ids = torch.cat([state.input_ids, new], dim=1)
+        if self._deltas is not None:
+            model.base_model.rope_deltas = self._deltas
+        outputs = model(**self._inputs(model), return_dict=True)
+        state.kwargs = model._update_model_kwargs_for_generation(outputs, state.kwargs)
+        self.choose(outputs.logits[:, -1].to(copy=True, dtype=torch.float32))
+
+    def _inputs(self, model: Any) -> dict[str, Any]:
+        state = self._prepared()
+        inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+            state.input_ids,
+            next_sequence_length=1 if state.kwargs.get("use_cache") else None,
+            **state.kwargs,
+        )
+        return inputs
+
+    def position(self, model: Any) -> torch.Tensor:
+        """Where the last token stands: (1, 1), or (axes, 1, 1)."""
+        if self._position is None:
+            # Asked of the model once: some count from one, some have several axes.
+            found: torch.Tensor = self._inputs(model)["position_ids"]
+            self._position = found[..., -1:]
+        return self._position
+
+    def choose(self, logits: torch.Tensor, best: int | None = None) -> None:
+        """Choose the next token from the logits (1, vocabulary), which may be overwritten.
+
+        Args:
+            logits: The model's, in float32.
+            best: The likeliest token, where it is known already.
+        """
+        state = self._prepared()
+        if self.sampling.logprobs is not None:
+            self.scores = logits[0].clone()
+        if best is None or not self.plain:
+            logits[:, self.never] = float("-inf")
+            if self.guide is not None:
+                # Before the rest: of the likeliest tokens, a grammar might allow none.
+                logits = self.guide.allow(logits)
+            scores = state.processors(state.input_ids, logits) if state.processors else logits
+            if self._chance is not None:
+                chances = scores.softmax(dim=-1).cpu()
+                best = int(torch.multinomial(chances, 1, generator=self._chance))
+            else:
+                best = int(scores.argmax(dim=-1))
         if self.guide is not None:
-            # Before the rest: of the likeliest tokens, a grammar might allow none.
-            logits = self.guide.allow(logits)
-        scores = self.processors(self.input_ids, logits)
-        if self.config.do_sample:
-            chances = scores.softmax(dim=-1)
-            token = int(torch.multinomial(chances, 1, generator=self.chance))
-        else:
-            token = int(scores.argmax(dim=-1))
-        if self.guide is not None:
-            token = self.guide.settle(token, self.left)
+            best = self.guide.settle(best, self.left)
+        self.token = best
+        self.produced.append(best)
         self.left -= 1
-        return token
+
+    @property
+    def plain(self) -> bool:
+        """The likeliest token of the model is the one to take."""
+        state = self._prepared()
+        return self.guide is None and self._chance is None and not state.processors
+
+    def moved(self) -> None:
+        """The last token was read in a step of several rows."""
+        state = self._prepared()
+        if state.processors:  # nobody else looks at what was said
+            new = torch.tensor([[self.token]], device=state.input_ids.device)
+            state.input_ids = torch.cat([state.input_ids, new], dim=1)
+        if self._position is not None:
+            self._position = self._position + 1
 
     @property
     def finished(self) -> bool:
-        """The form of the answer is complete: nothing may follow."""
-        return self.guide is not None and self.guide.finished
+        """The form of the answer is complete, or there is no room for more."""
+        return self.left <= 0 or (self.guide is not None and self.guide.finished)
+
+    def _prepared(self) -> _Prepared:
+        assert self._state is not None
+        return self._state
+
+
+@dataclass
+class _Prepared:
+    """What `generate` made ready."""
+
+    input_ids: torch.Tensor
+    processors: Any
+    config: Any
+    kwargs: dict[str, Any]
 
 
 def hand_over(
@@ -82,13 +203,102 @@ def hand_over(
     stopping_criteria: Any,
     generation_config: Any,
     **model_kwargs: Any,
-) -> Run:
+) -> _Prepared:
     """In the place of a decoding loop: take over what `generate` prepared for one."""
-    return Run(model, input_ids, logits_processor, generation_config, model_kwargs)
+    return _Prepared(input_ids, logits_processor, generation_config, model_kwargs)
+
+
+def step_rows(model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, int | None]]:
+    """Read the last token of every row in one step.
+
+    Returns:
+        For each row its logits (1, vocabulary) and, if that is all it takes, the likeliest token:
+        what `Row.choose` is given.
+    """
+    logits = _row_logits(
+        model,
+        [row.token for row in rows],
+        torch.cat([row.position(model) for row in rows], dim=-2),
+        [row.entry.cache for row in rows if row.entry is not None],
+    )
+    plain = [row.plain for row in rows]
+    best: list[int] = []
+    if any(plain):
+        never = list(rows[0].never)  # the same for all rows of one model
+        allowed = logits
+        if never:
+            allowed = logits.index_fill(1, torch.tensor(never, device=logits.device), float("-inf"))
+        best = allowed.argmax(dim=-1).tolist()
+    for row in rows:
+        row.moved()
+    return [
+        (logits[number : number + 1], best[number] if plain[number] else None)
+        for number in range(len(rows))
+    ]
+
+
+def _deltas_of(model: Any) -> torch.Tensor | None:
+    found: torch.Tensor | None = getattr(model.base_model, "rope_deltas", None)
+    return found
+
+
+def _row_logits(
+    model: Any, tokens: Sequence[int], positions: torch.Tensor, caches: Sequence[Any]
+) -> torch.Tensor:
+    """Logits (rows, vocabulary) after one more token of each row."""
+    outputs = model(
+        input_ids=torch.tensor(tokens, device=positions.device).unsqueeze(1),
+        position_ids=positions,
+        past_key_values=BatchCache(caches),
+        use_cache=True,
+        return_dict=True,
+    )
+    logits: torch.Tensor = outputs.logits[:, -1]
+    return logits.to(torch.float32)
+
+
+def rows_agree(model: Any, vocabulary: int) -> bool:
+    """Whether steps of several rows give what each row gives alone; asked of a model once."""
+    from mmagent.engine.rowcache import RowCache
+
+    device = model.device
+    prompts = [[(7 * n + 3) % vocabulary for n in range(length)] for length in (3, 9)]
+    alone, caches, positions = [], [], []
+    try:
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=device)
+            config = copy.deepcopy(model.generation_config)
+            config.max_length, config.max_new_tokens = None, 2
+            config.do_sample, config.num_beams = False, 1
+            made = []
+            for cache in (RowCache(), RowCache()):
+                state = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache,
+                    generation_config=config, custom_generate=hand_over,
+                )  # fmt: skip
+                outputs = model._prefill(ids, config, state.kwargs)
+                state.kwargs = model._update_model_kwargs_for_generation(outputs, state.kwargs)
+                longer = torch.cat([ids, ids[:, :1]], dim=1)
+                inputs = model.prepare_inputs_for_generation(
+                    longer, next_sequence_length=1, **state.kwargs
+                )
+                made.append((inputs, cache))
+            alone.append(model(**made[0][0], return_dict=True).logits[0, -1].float())
+            caches.append(made[1][1])
+            positions.append(made[1][0]["position_ids"][..., -1:])
+        together = _row_logits(
+            model, [prompt[0] for prompt in prompts], torch.cat(positions, dim=-2), caches
+        )
+    except Exception:  # an architecture of its own; each sequence then takes its own steps
+        return False
+    wanted = torch.stack(alone)
+    spread = (wanted - wanted.mean(dim=-1, keepdim=True)).abs().max()
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    return bool((together - wanted).abs().max() <= tolerance * spread)
 
 
 def generation_config(
-    recommended: Any, sampling: Sampling, room: int, *, ends: Iterable[int], never: list[int]
+    recommended: Any, sampling: Sampling, room: int, *, ends: Iterable[int]
 ) -> Any:
     """The checkpoint's own settings, with what was asked for in their place.
 
@@ -97,7 +307,6 @@ def generation_config(
         sampling: What was asked for.
         room: Most tokens of the answer.
         ends: Tokens that end it.
-        never: Tokens that must not be in it.
     """
     config = copy.deepcopy(recommended)
     config.max_length = None
@@ -118,6 +327,4 @@ def generation_config(
         config.temperature = config.top_p = config.top_k = config.min_p = None
     if sampling.repetition_penalty is not None:
         config.repetition_penalty = sampling.repetition_penalty
-    if never:
-        config.suppress_tokens = [*(config.suppress_tokens or []), *never]
     return config

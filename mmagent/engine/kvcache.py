@@ -5,23 +5,36 @@ values of attention of the last few conversations stay, and the next prompt cont
 longest beginning that it shares with one of them. Pictures are compared by content (see
 `prompt.Prompt.keys`), and a shared beginning never ends inside a picture.
 
-An entry that a running answer uses is not in here: it is taken out, and put back longer.
+An entry that a running answer uses is lent: nobody else may continue it, but others may copy the
+beginning that they share with it, so that answers asked for at once read a common persona once.
 """
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 from mmagent.engine.prompt import Prompt
 
-__all__ = ["ConversationCache", "Remembered"]
+__all__ = ["ConversationCache", "Remembered", "RowLike"]
 
 
-@dataclass
+class RowLike(Protocol):
+    """What is needed of a sequence's keys and values; see `rowcache.RowCache`."""
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+
+    def copy(self, length: int) -> Self:
+        """A cache of its own with the first `length` tokens."""
+
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+
+
+@dataclass(eq=False)
 class Remembered:
     """Keys and values of attention for the tokens of `keys`, made with one adapter.
 
@@ -29,45 +42,40 @@ class Remembered:
     """
 
     keys: list[int]
-    cache: Any
+    cache: Any  # a RowLike; or None or a cache of transformers, which is never remembered
     adapter: str | None = None
     asked: int = 0
 
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum(
-            tensor.nbytes
-            for layer in self.cache.layers
-            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
-            if tensor is not None
-        )
+        size: int = self.cache.nbytes()
+        return size
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
-        surplus = len(self.keys) - length
-        if surplus:
-            self.cache.crop(-surplus)  # a negative number is how many to remove
+        if len(self.keys) > length:
+            self.cache.cut(length)
             del self.keys[length:]
 
     def branch(self, length: int) -> Remembered:
         """A copy of the first `length` tokens; this one stays whole."""
-        twin = copy.copy(self.cache)
-        twin.layers = []
-        for layer in self.cache.layers:
-            part = copy.copy(layer)
-            if getattr(layer, "keys", None) is not None:
-                part.keys = layer.keys[..., :length, :].clone()
-                part.values = layer.values[..., :length, :].clone()
-            twin.layers.append(part)
-        return Remembered(self.keys[:length], twin, self.adapter, self.asked)
+        return Remembered(self.keys[:length], self.cache.copy(length), self.adapter, self.asked)
 
 
 @dataclass
 class ConversationCache:
-    """The conversations used last, within a budget of bytes. Safe to share between threads."""
+    """The conversations used last, within a budget of bytes. Safe to share between threads.
+
+    Attributes:
+        max_bytes: The budget of what is kept; lent entries are not in it.
+        whole: Attention over the prompt goes in both directions, so that only a prompt that is
+            wholly the same is known.
+    """
 
     max_bytes: int
+    whole: bool = False
     _entries: OrderedDict[int, Remembered] = field(default_factory=OrderedDict)
+    _lent: list[Remembered] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _next: int = 0
 
@@ -76,10 +84,15 @@ class ConversationCache:
         with self._lock:
             best, length = None, 0
             for number, entry in self._entries.items():
-                if entry.adapter == adapter:
-                    common = shared_beginning(entry.keys, prompt)
-                    if common > length:
-                        best, length = number, common
+                if (common := self._common(entry, prompt, adapter)) > length:
+                    best, length = number, common
+            shared = None
+            for entry in self._lent:
+                # Only if it is worth a copy.
+                if (common := self._common(entry, prompt, adapter)) > length:
+                    shared, length = entry, common
+            if shared is not None:
+                return shared.branch(length)
             if best is None:
                 return None
             entry = self._entries[best]
@@ -92,11 +105,25 @@ class ConversationCache:
         entry.crop(length)
         return entry
 
-    def put(self, entry: Remembered) -> None:
-        """Keep this conversation, and let the ones go that were not used for longest."""
-        if not entry.keys or entry.size() > self.max_bytes:
-            return
+    def _common(self, entry: Remembered, prompt: Prompt, adapter: str | None) -> int:
+        if entry.adapter != adapter:
+            return 0
+        common = shared_beginning(entry.keys, prompt)
+        if self.whole and not (entry.asked == len(prompt.keys) == common + 1):
+            return 0
+        return common
+
+    def lend(self, entry: Remembered) -> None:
+        """A running answer continues this entry from now on."""
         with self._lock:
+            self._lent.append(entry)
+
+    def put(self, entry: Remembered, *, keep: bool = True) -> None:
+        """Keep this conversation, and let the ones go that were not used for longest."""
+        with self._lock:
+            self._lent = [lent for lent in self._lent if lent is not entry]
+            if not keep or not entry.keys or entry.size() > self.max_bytes:
+                return
             self._next += 1
             self._entries[self._next] = entry
             total = sum(kept.size() for kept in self._entries.values())
@@ -105,19 +132,21 @@ class ConversationCache:
                 total -= dropped.size()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all that is not lent."""
         with self._lock:
             self._entries.clear()
 
     def state(self) -> dict[str, int]:
-        """Conversations, tokens and bytes that are kept now."""
+        """Conversations, tokens and bytes that are kept now, and how many more are in use."""
         with self._lock:
             entries = list(self._entries.values())
+            lent = len(self._lent)
         return {
             "conversations": len(entries),
             "tokens": sum(len(entry.keys) for entry in entries),
             "bytes": sum(entry.size() for entry in entries),
             "max_bytes": self.max_bytes,
+            "in_use": lent,
         }
 
 

@@ -6,6 +6,7 @@ No code from a checkpoint is run, and weights are read from safetensors only.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ __all__ = ["Checkpoint", "attach_adapter", "load_checkpoint"]
 # Attention over the whole prompt in both directions: what is remembered of its beginning would
 # change with its end.
 _PREFIX_ATTENTION = frozenset({"paligemma"})
-# Positions of pictures kept on the model, or pixels fed to layers of their own: not a function
-# of the tokens before, which is what the cache assumes.
+# Pixels fed to layers of their own: not a function of the tokens before, which is what the cache
+# assumes.
 _OTHER_STATE = frozenset({"mllama"})
 
 
@@ -33,7 +34,10 @@ class Checkpoint:
         processor: Its processor; the tokenizer for a model that takes text alone.
         image_token_id: The placeholder of a picture; None for text-only models.
         context_length: Most tokens of prompt and answer.
-        reusable: Whether attention's keys and values may be kept between turns.
+        reusable: Whether attention's keys and values are a function of the tokens before them, so
+            that they may be kept between turns, and kept apart for each sequence of a step.
+        looks_ahead: Attention over a prompt goes in both directions: what is known of it holds
+            only for the same prompt.
     """
 
     model: Any
@@ -41,6 +45,7 @@ class Checkpoint:
     image_token_id: int | None
     context_length: int
     reusable: bool
+    looks_ahead: bool = False
 
 
 def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
@@ -112,6 +117,7 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
         image_token_id=image_token_id,
         context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
         reusable=_is_reusable(model, text_config),
+        looks_ahead=model.config.model_type in _PREFIX_ATTENTION,
     )
 
 
@@ -221,10 +227,18 @@ def _is_reusable(model: Any, text_config: Any) -> bool:
 
     if model.config.is_encoder_decoder:
         return False
-    if model.config.model_type in _PREFIX_ATTENTION | _OTHER_STATE:
+    if model.config.model_type in _OTHER_STATE:
         return False
-    if any(hasattr(module, "rope_deltas") for module in (model, getattr(model, "model", None))):
-        return False
+    # Positions that a model keeps on itself belong to one conversation; they are known beforehand
+    # where the model tells how it makes them of the pictures' rows and columns.
+    body = getattr(model, "model", None)
+    if any(hasattr(module, "rope_deltas") for module in (model, body)):
+        makes = getattr(body, "get_rope_index", None)
+        if makes is None or body is not model.base_model:
+            return False
+        known = {"input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask"}
+        if not known <= set(inspect.signature(makes).parameters):
+            return False
     layers = DynamicCache(config=text_config).layers
     # A recurrent state has no beginning to go back to.
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

@@ -26,7 +26,7 @@ from mmagent.messages import Conversation, Turn
 
 __all__ = ["Prompt", "PromptBuilder"]
 
-_TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+_TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Prompt:
         spans: For each picture, the positions [first, last + 1) that its placeholders lie in.
         extras: Further inputs with one number per token (token types), by name.
         thinks: The prompt ends inside a thought, which the answer will end.
+        grids: For each picture its frames, rows and columns of patches, where the processor of
+            the model tells them.
     """
 
     ids: list[int]
@@ -48,6 +50,7 @@ class Prompt:
     spans: list[tuple[int, int]] = field(default_factory=list)
     extras: dict[str, list[int]] = field(default_factory=dict)
     thinks: bool = False
+    grids: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class _Footprint:
 
     placeholders: int
     replacement: str | None
+    grid: tuple[int, ...] | None = None
 
 
 class PromptBuilder:
@@ -94,7 +98,8 @@ class PromptBuilder:
         footprints = [self._footprint(image) for image in conversation.images]
         ids, extras = self._with_images(text, conversation.images, footprints)
         keys, spans = self._keys(ids, conversation.images, footprints)
-        return Prompt(ids, keys, conversation.images, spans, extras, thinks)
+        grids = [list(footprint.grid) for footprint in footprints if footprint.grid]
+        return Prompt(ids, keys, conversation.images, spans, extras, thinks, grids)
 
     def text(self, conversation: Conversation) -> str:
         """The prompt as text, with one placeholder a picture; raises what `build` raises."""
@@ -206,28 +211,31 @@ class PromptBuilder:
         if known is not None:
             self._footprints.move_to_end(image.sha256)
             return known
-        replacement = self._replacement(image) if self._expands is not False else None
+        replacement, grid = None, None
+        if self._expands is not False:
+            replacement, grid = self._replacement(image)
         if replacement is not None:
             ids = self.tokenizer(replacement, add_special_tokens=False)["input_ids"]
         else:
-            ids = self._process(self._placeholder or "", [image])["input_ids"][0].tolist()
-        footprint = _Footprint(ids.count(self.image_token_id), replacement)
+            made = self._process(self._placeholder or "", [image])
+            ids, grid = made["input_ids"][0].tolist(), _grid_of(made)
+        footprint = _Footprint(ids.count(self.image_token_id), replacement, grid)
         self._footprints[image.sha256] = footprint
         while len(self._footprints) > 4096:
             self._footprints.popitem(last=False)
         return footprint
 
-    def _replacement(self, image: LoadedImage) -> str | None:
+    def _replacement(self, image: LoadedImage) -> tuple[str | None, tuple[int, ...] | None]:
         """The text that the processor puts in a picture's place, if it works that way."""
         try:
             options = self.processor._merge_kwargs(
                 tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt"
             )["images_kwargs"]
-            _, replacements = self.processor._process_images([[image.pil()]], **options)
-            return str(replacements[0])
+            made, replacements = self.processor._process_images([[image.pil()]], **options)
+            return str(replacements[0]), _grid_of(made)
         except Exception:  # an older way of processing; the processor itself does it then
             self._expands = False
-            return None
+            return None, None
 
     def _with_images(
         self, text: str, images: Sequence[LoadedImage], footprints: list[_Footprint]
@@ -303,3 +311,9 @@ class PromptBuilder:
         except Exception:
             return None
         return next((token for token in candidates if text.count(token) == 1), None)
+
+
+def _grid_of(made: Any) -> tuple[int, ...] | None:
+    """Frames, rows and columns of patches of the one picture that a processor made."""
+    grid = made.get("image_grid_thw")
+    return None if grid is None else tuple(int(number) for number in grid[0])
