@@ -6,7 +6,7 @@ import importlib.util
 
 from mmagent.errors import MissingDependencyError
 
-__all__ = ["require_training", "require_tracker"]
+__all__ = ["require_tracker", "require_training"]
 
 _NEEDED = ("trl", "datasets", "peft", "accelerate", "matplotlib")
 

@@ -124,9 +124,7 @@ def _wrong_with_turns(dialogue: Dialogue, control_tokens: Sequence[str]) -> tupl
 
 
 def _unprintable(text: str) -> bool:
-    return any(
-        unicodedata.category(c) == "Cs" or (ord(c) < 32 and c not in "\n\t\r") for c in text
-    )
+    return any(unicodedata.category(c) == "Cs" or (ord(c) < 32 and c not in "\n\t\r") for c in text)
 
 
 def mark_duplicates(
@@ -176,6 +174,4 @@ def refuse_bad(report: DataReport, policy: str) -> None:
     more = f" (and {len(fatal) - _SHOWN} more)" if len(fatal) > _SHOWN else ""
     listed = " ".join(str(problem) for problem in fatal[:_SHOWN])
     remedy = "" if policy == "skip" else " Mend them, or leave them out with --bad-rows skip."
-    raise UsageError(
-        f"{len(fatal)} of {report.read} rows cannot be used{more}. {listed}{remedy}"
-    )
+    raise UsageError(f"{len(fatal)} of {report.read} rows cannot be used{more}. {listed}{remedy}")

@@ -1,9 +1,9 @@
 """The ways in which people write dialogues, each turned into a `Dialogue`.
 
-    openai     {"messages": [{"role", "content": text or parts, "weight", "tool_calls"}], "tools"}
-    sharegpt   {"conversations": [{"from": "human" | "gpt", "value"}], "images": [...]}
-    llava      the same with "image", in one JSON list; <image> in the text is a picture's place
-    mmagent    {"messages": [{"role", "text", "images": [...]}], "system", "conversation", "split"}
+openai     {"messages": [{"role", "content": text or parts, "weight", "tool_calls"}], "tools"}
+sharegpt   {"conversations": [{"from": "human" | "gpt", "value"}], "images": [...]}
+llava      the same with "image", in one JSON list; <image> in the text is a picture's place
+mmagent    {"messages": [{"role", "text", "images": [...]}], "system", "conversation", "split"}
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ class _Reader:
                         f"the text has more {PLACE} places than pictures; list every picture.",
                     )
                 parts.append(waiting.pop(0))
-                piece = piece.removeprefix("\n")  # noqa: PLW2901 - LLaVA writes "<image>\n"
+                piece = piece.removeprefix("\n")
             if number < len(pieces) - 1:
-                piece = piece.removesuffix("\n")  # noqa: PLW2901
+                piece = piece.removesuffix("\n")
             parts.append(piece)
         return tuple(parts)
 
