@@ -1,6 +1,7 @@
 """How well memory finds what answers a question: recall@5, 10 and 25 by type of question.
 
     python benchmarks/recall.py FOLDER [--unit round|turn] [--embedder default|hash] [--tune]
+        [--store folder|postgres]
 
 FOLDER holds dialogues in the form of Mem-Gallery (github: ma-xueqian/Mem-Gallery): each JSON file
 one user, with sessions, rounds, captions of pictures, and questions whose `clue` lists the rounds
@@ -20,13 +21,15 @@ import sqlite3
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from langgraph.store.base import BaseStore
 
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
 from mmagent_memory.asking import about, ask
@@ -197,6 +200,20 @@ def tuned(every: Sequence[Asked]) -> tuple[Scores, list[Weights]]:
     return measure(every, lambda asked: ours(chosen[asked.dialogue])(asked)), list(chosen.values())
 
 
+@contextmanager
+def opened(kind: str, embedder: Any) -> Iterator[BaseStore]:
+    """Open a store that is gone afterwards: a folder, or a PostgreSQL server of its own."""
+    if kind == "folder":
+        with tempfile.TemporaryDirectory() as folder, FaissStore(folder, embedder) as store:
+            yield store
+        return
+    from mmagent_memory.postgres import PostgresMemoryStore
+    from mmagent_memory.temporary_postgres import temporary_postgres
+
+    with temporary_postgres() as url, PostgresMemoryStore(url, embedder) as store:
+        yield store
+
+
 def main() -> None:
     """Run the benchmark and print its tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -204,6 +221,7 @@ def main() -> None:
     parser.add_argument("--unit", choices=("round", "turn"), default="round")
     parser.add_argument("--embedder", choices=("default", "hash"), default="default")
     parser.add_argument("--cache", type=Path, help="a file that keeps vectors between runs")
+    parser.add_argument("--store", choices=("folder", "postgres"), default="folder")
     parser.add_argument("--tune", action="store_true", help="also cross-validate the weights")
     options = parser.parse_args()
     embedder: Any = HashEmbedder() if options.embedder == "hash" else default_embedder()
@@ -213,10 +231,7 @@ def main() -> None:
     if not files:
         parser.error(f"{options.folder} holds no dialogues (*.json).")
     every: list[Asked] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        FaissStore(folder, embedder) as store,
-    ):
+    with opened(options.store, embedder) as store:
         dialogues = [json.loads(file.read_text("utf-8")) for file in files]
         memories = [LongTermMemory(store, user=file.stem, persona="p") for file in files]
         started = time.perf_counter()

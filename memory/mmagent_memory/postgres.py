@@ -262,17 +262,20 @@ class PostgresMemoryStore(PostgresStore):
             yield db
 
     def _configure(self, db: Any) -> None:
-        # pgvector may have been made in public.
-        path = f'"{self.schema.replace(chr(34), chr(34) * 2)}"'
-        also = "" if self.schema == "public" else ", public"
-        db.execute(f"SET search_path TO {path}{also}")
+        row = db.execute(
+            "SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace "
+            "WHERE extname = 'vector'"
+        ).fetchone()
+        also = row["nspname"] if row else "public"  # where pgvector is, or will be
+        path = ", ".join(_quoted(name) for name in dict.fromkeys([self.schema, also]))
+        db.execute(f"SET search_path TO {path}")
 
     def _ensure(self, db: Any) -> dict[str, str]:
         if self.schema != "public":
-            name = self.schema.replace('"', '""')
-            there = db.execute("SELECT to_regnamespace(%s) AS s", (f'"{name}"',)).fetchone()["s"]
+            name = _quoted(self.schema)
+            there = db.execute("SELECT to_regnamespace(%s) AS s", (name,)).fetchone()["s"]
             if there is None:
-                db.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"')
+                db.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
         return ensure_schema(
             db, self.where, own=self._make_own_tables, identity=self.vectorizer.identity
         )
@@ -362,6 +365,10 @@ def _words_in(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [word for inner in value for word in _words_in(inner)]
     return []
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _without_password(url: str) -> str:

@@ -108,6 +108,8 @@ def ensure_schema(
         return found
     _lock(db, where)
     try:
+        if embedder:
+            db.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
         own()
         added = (*_ADDED, *(_ADDED_WITH_VECTORS if embedder else ()))
         for statement in added:
