@@ -62,6 +62,6 @@ app.command("demo")(demo.demo)
 app.command("pull")(pull.pull)
 app.add_typer(memory.app, name="memory")
 app.command("doctor")(doctor.doctor)
-for _name, _module in (("persona", "persona"), ("eval", "evaluate")):
+for _name, _module in (("persona", "persona"), ("finetune", "finetune"), ("eval", "evaluate")):
     if importlib.util.find_spec(f"mmagent.cli.{_module}") is not None:
         app.add_typer(importlib.import_module(f"mmagent.cli.{_module}").app, name=_name)

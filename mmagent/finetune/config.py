@@ -27,8 +27,10 @@ __all__ = [
     "Section",
     "SplitSettings",
     "TrainSettings",
+    "is_list",
     "leaves",
     "load_settings",
+    "without_none",
 ]
 
 Tower = Literal["vision", "projector", "language"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmagent.errors import DownloadError, UsageError
 from mmagent.finetune.base import quiet_training
-from mmagent.finetune.training import check_usable
+from mmagent.finetune.results import check_usable
 
 __all__ = ["export", "push"]
 

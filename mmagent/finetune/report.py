@@ -84,7 +84,8 @@ def write_report(
     """Measure what was saved, as users will load it, and write report, curves and card."""
     from mmagent.finetune.curves import draw_curves
     from mmagent.finetune.encoding import ChatCollator
-    from mmagent.finetune.training import encoder_of, load_result
+    from mmagent.finetune.results import load_result
+    from mmagent.finetune.training import encoder_of
 
     after = None
     if world_size() == 1 and prepared.splits.test:

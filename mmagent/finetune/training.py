@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +27,15 @@ from mmagent.finetune.config import ChatSettings
 from mmagent.finetune.extras import require_training
 from mmagent.finetune.prepare import Prepared, prepare, sizes
 
-__all__ = ["Run", "build_trainer", "encoder_of", "finetune_chat", "load_base", "load_result"]
+__all__ = [
+    "Run",
+    "build_trainer",
+    "encoder_of",
+    "finetune_chat",
+    "load_base",
+    "no_note",
+    "write_json",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +55,8 @@ class Run:
     report: dict[str, Any]
 
 
-def _silent(text: str) -> None:
-    pass
+def no_note(text: str) -> None:
+    """Say nothing."""
 
 
 def finetune_chat(
@@ -55,7 +64,7 @@ def finetune_chat(
     *,
     resume: bool = False,
     quiet: bool = True,
-    note: Callable[[str], None] = _silent,
+    note: Callable[[str], None] = no_note,
 ) -> Run:
     """Fine-tune a model on dialogues, and measure it before and after on rows held out.
 
@@ -84,7 +93,10 @@ def finetune_chat(
     _say_problems(prepared, note)
     precision_of(settings)
     claim_output(settings, resume)
-    _write_json(settings.output / "data.json", prepared.as_dict() | _membership(prepared))
+    data = prepared.as_dict() | _membership(prepared)
+    if resume:
+        _check_same_data(settings.output / "data.json", data)
+    write_json(settings.output / "data.json", data)
     from mmagent.finetune.report import measure_before, write_report
 
     with quiet_training():
@@ -112,6 +124,7 @@ def finetune_chat(
         gc.collect()
         if not is_first:
             sys.exit(0)
+        write_json(settings.output / "facts.json", {"facts": facts, "history": history})
         report = write_report(settings, reader, prepared, before, facts, history, weights, note)
     return Run(settings.output, weights, report)
 
@@ -138,17 +151,6 @@ def load_base(settings: ChatSettings, reader: Reader) -> Any:
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = settings.dropout
     return model
-
-
-def load_result(base: str, weights: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
-    """The fine-tuned model as users get it: the base with the adapter, or the model itself."""
-    from mmagent.engine.loading import attach_adapter, load_checkpoint
-
-    if (weights / "adapter_config.json").is_file():
-        checkpoint = load_checkpoint(base, device=device, dtype=dtype)
-        attach_adapter(checkpoint, str(weights), "default")
-        return checkpoint.model
-    return load_checkpoint(str(weights), device=device, dtype=dtype).model
 
 
 def build_trainer(
@@ -299,31 +301,32 @@ def _say_problems(prepared: Prepared, note: Callable[[str], None]) -> None:
 def _membership(prepared: Prepared) -> dict[str, Any]:
     """Which row went where, so that anybody can check that nothing leaked."""
     sides = prepared.splits
+    every = [row.fingerprint() for row in (*sides.train, *sides.validation, *sides.test)]
     return {
+        "fingerprint": hashlib.sha256("".join(every).encode("ascii")).hexdigest(),
         "train": [row.where for row in sides.train],
         "validation": [row.where for row in sides.validation],
         "test": [row.where for row in sides.test],
     }
 
 
-def _write_json(file: Path, value: Any) -> None:
+def _check_same_data(file: Path, data: dict[str, Any]) -> None:
+    try:
+        before = json.loads(file.read_text("utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return  # it stopped before the data was written down
+    if before != data["fingerprint"]:
+        raise UsageError(
+            "The data has changed since the run was started, so it cannot go on: put the files "
+            "back as they were, or start anew with another --output."
+        )
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all; of several processes the first alone."""
     if int(os.environ.get("RANK", "0")):
         return  # the first process writes
     temporary = file.with_name(f".{file.name}.tmp")
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     temporary.write_text(text.encode("utf-8", "replace").decode("utf-8"), "utf-8")
     temporary.replace(file)
-
-
-def check_usable(weights: Path) -> Path:
-    """The folder of an adapter or model inside a run's output, or the folder itself.
-
-    Raises:
-        UsageError: There is neither.
-    """
-    for folder in (weights, weights / "adapter", weights / "model"):
-        if any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-            return folder
-    raise UsageError(
-        f"{weights} has neither an adapter nor a model; name the output of `mmagent finetune`."
-    )
