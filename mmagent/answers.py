@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from mmagent.engine.base import Chunk, Usage
+from mmagent.engine.base import Chunk, TokenChance, Usage
 from mmagent.errors import GenerationError
 
 __all__ = ["to_chunk", "to_result"]
@@ -24,10 +25,14 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
     ]
     # Where LangChain looks for the thoughts of any provider, to make them a reasoning block.
     thought = {"reasoning_content": chunk.thought} if chunk.thought else {}
+    chances = {"logprobs": _logprobs(chunk.chances)} if chunk.chances else {}
     if chunk.finish_reason is None:
         return ChatGenerationChunk(
             message=AIMessageChunk(
-                content=chunk.text, tool_call_chunks=pieces, additional_kwargs=thought
+                content=chunk.text,
+                tool_call_chunks=pieces,
+                additional_kwargs=thought,
+                response_metadata=chances,
             )
         )
     message = AIMessageChunk(
@@ -38,6 +43,7 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
             "finish_reason": chunk.finish_reason,
             "model_name": model,
             "model_provider": "mmagent",
+            **chances,
         },
         usage_metadata=_usage(chunk.usage) if chunk.usage else None,
         chunk_position="last",
@@ -45,6 +51,20 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
     return ChatGenerationChunk(
         message=message, generation_info={"finish_reason": chunk.finish_reason}
     )
+
+
+def _logprobs(chances: Sequence[TokenChance]) -> dict[str, Any]:
+    """In the shape that OpenAI's chat models made common."""
+
+    def told(chance: TokenChance) -> dict[str, Any]:
+        return {"token": chance.text, "bytes": list(chance.raw), "logprob": chance.logprob}
+
+    return {
+        "content": [
+            {**told(chance), "top_logprobs": [told(other) for other in chance.others]}
+            for chance in chances
+        ]
+    }
 
 
 def _usage(usage: Usage) -> UsageMetadata:
@@ -67,6 +87,8 @@ def to_result(chunks: Sequence[Chunk], model: str) -> ChatResult:
         raise GenerationError("The model broke off without saying why; ask again.")
     last = to_chunk(chunks[-1], model).message
     assert isinstance(last, AIMessageChunk)
+    if chances := [chance for chunk in chunks for chance in chunk.chances]:
+        last.response_metadata["logprobs"] = _logprobs(chances)
     calls, broken = _calls(chunks)
     thought = "".join(chunk.thought for chunk in chunks)
     message = AIMessage(

@@ -27,7 +27,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, run_in_executor
+from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
+from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, PrivateAttr
 
@@ -149,6 +150,8 @@ class ChatMMAgent(ChatSettings):
             self.context_length,
             self.cache_bytes,
             self.sanitize_control_tokens,
+            self.max_batch,
+            self.max_queue,
         )
         with self._lock:
             if spec not in self._engines:
@@ -213,25 +216,12 @@ class ChatMMAgent(ChatSettings):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> Generator[Chunk, None, None]:
         """The engine's answer; closing this stops the model at once."""
-        kwargs = dict(kwargs)
-        engine = self.load(kwargs.pop("model", None))
-        adapter = kwargs.pop("adapter", self.adapter)
-        tools = tools_of(kwargs.pop("tools", None) or ())
-        form = form_of(
-            tools,
-            kwargs.pop("tool_choice", None),
-            kwargs.pop("parallel_tool_calls", None),
-            kwargs.pop("response_format", None),
-        )
-        sampling = self._sampling(stop, kwargs)
-        conversation = self._conversation(messages, tools)
+        engine, request = self._request(messages, stop, kwargs)
+        return self._timed(engine.generate(**request))
+
+    def _timed(self, chunks: Iterator[Chunk]) -> Generator[Chunk, None, None]:
+        """The chunks, as long as there is time; closing this closes them."""
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        chunks = engine.generate(
-            conversation,
-            sampling,
-            adapter=None if adapter is None else str(adapter),
-            form=form,
-        )
         try:
             for chunk in chunks:
                 yield chunk
@@ -248,8 +238,16 @@ class ChatMMAgent(ChatSettings):
     async def _achunks(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
-        """`_chunks`, each step of it in a thread."""
-        chunks = self._chunks(messages, stop, kwargs)
+        """`_chunks` without a thread that waits, where the engine can; else step by step in one."""
+        # Loading a model and reading pictures takes time, too.
+        engine, request = await run_in_executor(None, self._request, messages, stop, kwargs)
+        agenerate = getattr(engine, "agenerate", None)
+        if agenerate is not None:
+            async with contextlib.aclosing(agenerate(**request)) as answer:
+                async for chunk in answer:
+                    yield chunk
+            return
+        chunks = self._timed(engine.generate(**request))
         step: asyncio.Future[Chunk | None] | None = None
         try:
             while True:
@@ -265,7 +263,67 @@ class ChatMMAgent(ChatSettings):
                 # Cancelled in the middle of a token: stop as soon as that one is there.
                 step.add_done_callback(lambda done: _close_after(done, chunks))
 
+    # ---- many at once ----------------------------------------------------------------------
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answers to all, as many of them at once as the model takes."""
+        return super().batch(
+            inputs, self._at_once(config, inputs), return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answers to all, as many of them at once as the model takes."""
+        return await super().abatch(
+            inputs, self._at_once(config, inputs), return_exceptions=return_exceptions, **kwargs
+        )
+
+    def _at_once(
+        self, config: RunnableConfig | list[RunnableConfig] | None, inputs: Sequence[Any]
+    ) -> list[RunnableConfig]:
+        # LangChain's default for threads is by the number of cores; a step of the model serves
+        # many rows. And a large batch shall not fill the queue that others stand in.
+        configs = get_config_list(config, len(inputs))
+        for one in configs[:1]:
+            if one.get("max_concurrency") is None:
+                one["max_concurrency"] = self.max_batch
+        return configs
+
     # ---- inside ----------------------------------------------------------------------------
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Engine, dict[str, Any]]:
+        """The engine of a call, and what it is asked."""
+        kwargs = dict(kwargs)
+        engine = self.load(kwargs.pop("model", None))
+        adapter = kwargs.pop("adapter", self.adapter)
+        tools = tools_of(kwargs.pop("tools", None) or ())
+        form = form_of(
+            tools,
+            kwargs.pop("tool_choice", None),
+            kwargs.pop("parallel_tool_calls", None),
+            kwargs.pop("response_format", None),
+        )
+        return engine, {
+            "conversation": self._conversation(messages, tools),
+            "sampling": self._sampling(stop, kwargs),
+            "adapter": None if adapter is None else str(adapter),
+            "form": form,
+        }
 
     def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Conversation:
         return to_conversation(

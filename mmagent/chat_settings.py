@@ -27,6 +27,7 @@ _SAMPLING = (
     "repetition_penalty",
     "seed",
 )
+_REPORTED = ("logprobs", "top_logprobs")
 # Settings of hosted models that LangChain passes to every chat model; they mean nothing here.
 _HOSTED = ("api_key", "base_url", "max_retries")
 
@@ -52,7 +53,11 @@ class ChatSettings(BaseChatModel):
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     """Texts that end an answer; they are not part of it."""
     timeout: float | None = None
-    """Most seconds that an answer may take."""
+    """Most seconds that an answer may take, waiting for its turn included."""
+    logprobs: bool | None = None
+    """Report how likely the answer's tokens were, in `response_metadata["logprobs"]`."""
+    top_logprobs: int | None = None
+    """Report as many of the likeliest tokens at each place too; 20 at most."""
     streaming: bool = False
     device: str = "auto"
     dtype: str = "auto"
@@ -60,6 +65,10 @@ class ChatSettings(BaseChatModel):
     """A smaller window than the checkpoint's."""
     cache_bytes: int = 512 * 1024 * 1024
     """Budget for what is remembered of prompts between turns; 0 remembers nothing."""
+    max_batch: int = Field(default=16, ge=1)
+    """Most answers of the model that are written at once; further requests wait."""
+    max_queue: int = Field(default=256, ge=0)
+    """Most requests that wait; one more is a `ModelBusyError`."""
     sanitize_control_tokens: bool = True
     """Keep control tokens that are typed in messages from taking effect."""
     media_policy: MediaPolicy = Field(default_factory=MediaPolicy, exclude=True)
@@ -105,7 +114,7 @@ class ChatSettings(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that an answer depends on: the key of LangChain's answer cache."""
-        names = ("model", "adapter", *_SAMPLING, "dtype", "context_length")
+        names = ("model", "adapter", *_SAMPLING, *_REPORTED, "dtype", "context_length")
         found = {name: getattr(self, name) for name in names}
         found["stop_sequences"] = self.stop  # LangChain puts the call's own under "stop"
         found["sanitize_control_tokens"] = self.sanitize_control_tokens
@@ -147,17 +156,25 @@ class ChatSettings(BaseChatModel):
 
     def _sampling(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Sampling:
         """The settings of one call: its own where given, else the model's."""
-        known = {*_SAMPLING, "stream", "strict"}
+        known = {*_SAMPLING, *_REPORTED, "stream", "strict"}
         unknown = [name for name in kwargs if name not in known and not name.startswith("ls_")]
         if unknown:
             raise UsageError(
                 f"ChatMMAgent knows no parameter {', '.join(sorted(unknown))}; "
-                f"a call may set {', '.join(_SAMPLING)}, stop, adapter, model, tools, tool_choice, "
-                "parallel_tool_calls and response_format."
+                f"a call may set {', '.join((*_SAMPLING, *_REPORTED))}, stop, adapter, model, "
+                "tools, tool_choice, parallel_tool_calls and response_format."
             )
         values = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
         ends = stop if stop is not None else self.stop
-        return Sampling(**values, stop=tuple([ends] if isinstance(ends, str) else ends or ()))
+        asks, most = (kwargs.get(name, getattr(self, name)) for name in _REPORTED)
+        if most is not None and asks is False:
+            raise UsageError("top_logprobs needs logprobs=True; leave one of them out.")
+        return Sampling(
+            **values,
+            stop=tuple([ends] if isinstance(ends, str) else ends or ()),
+            logprobs=most if most is not None else 0 if asks else None,
+            timeout=self.timeout,
+        )
 
 
 def profile_from(engine: Engine, max_tokens: int | None, *, hears: bool = False) -> ModelProfile:

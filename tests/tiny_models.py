@@ -353,3 +353,202 @@ def build_gemma3(folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     return _save(Gemma3ForConditionalGeneration(config).eval(), processor, folder)
+
+
+def _qwen_pictures(kind: str) -> Any:
+    """Their picture processor, made explicitly: the one for video needs torchvision."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    patch = 8 if kind == "qwen2_5_vl" else 16
+    return Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 16 * patch * patch, "longest_edge": 64 * patch * patch},
+        patch_size=patch,
+        temporal_patch_size=2,
+        merge_size=2,
+    )
+
+
+def _build_qwen(kind: str, folder: Path) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    torch.manual_seed(7)
+    more = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    tokenizer = build_tokenizer(extra_tokens=more)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in more}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 2, 2],
+        },
+    }
+    vision: dict[str, Any] = {"depth": 3, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 48,
+                              "intermediate_size": 64, "initializer_range": 0.3}  # fmt: skip
+    if kind == "qwen2_5_vl":
+        vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]}
+    else:
+        vision |= {"patch_size": 16, "deepstack_visual_indexes": [0, 1],
+                   "num_position_embeddings": 64}  # fmt: skip
+    config = AutoConfig.for_model(
+        kind,
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, "<|vision_start|><|image_pad|><|vision_end|>")
+    processor = _qwen_processor(kind, tokenizer, template)
+    return _save(AutoModelForImageTextToText.from_config(config).eval(), processor, folder)
+
+
+def _qwen_processor(kind: str, tokenizer: Any, template: str) -> Any:
+    import transformers
+
+    from mmagent.engine.loading import without_video
+
+    name = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}[kind]
+    # As if saved where torchvision is: here the part for video cannot even be made.
+    return without_video(getattr(transformers, name))(
+        image_processor=_qwen_pictures(kind), tokenizer=tokenizer, chat_template=template
+    )
+
+
+def build_qwen2_5_vl(folder: Path) -> Path:
+    """Qwen2.5-VL: positions with rows and columns, and as many tokens as a picture is large."""
+    return _build_qwen("qwen2_5_vl", folder)
+
+
+def build_qwen3_vl(folder: Path) -> Path:
+    """Qwen3-VL: besides, the vision tower's layers feed several layers of the language model."""
+    return _build_qwen("qwen3_vl", folder)
+
+
+def build_paligemma(folder: Path) -> Path:
+    """PaliGemma: attention over a prompt goes in both directions."""
+    import torch
+    from transformers import (
+        GemmaConfig,
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipVisionConfig,
+    )
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    pictures = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    pictures.image_seq_length = 16
+    processor = PaliGemmaProcessor(
+        image_processor=pictures, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE
+    )
+    text = GemmaConfig(
+        vocab_size=len(processor.tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        vision_use_head=False,
+        num_image_tokens=16,
+    )
+    config = PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=48,
+        image_token_index=processor.image_token_id,
+        tie_word_embeddings=False,
+    )
+    return _save(PaliGemmaForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_moonshine(folder: Path) -> Path:
+    """A speech recogniser of two layers that knows five words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        MoonshineConfig,
+        MoonshineForConditionalGeneration,
+        PreTrainedTokenizerFast,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Processor,
+    )
+
+    words = ["<unk>", "<s>", "</s>", "one", "two", "three", "four", "five"]
+    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    torch.manual_seed(0)
+    config = MoonshineConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        encoder_num_hidden_layers=2,
+        decoder_num_hidden_layers=2,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        pad_token_id=2,
+    )
+    model = MoonshineForConditionalGeneration(config)
+    model.generation_config.max_length = 12
+    model.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=16_000, return_attention_mask=True)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def build_mamba(folder: Path) -> Path:
+    """A recurrent language model: its state has no tokens to go back to."""
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer()
+    config = MambaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        state_size=8,
+        num_hidden_layers=2,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return _save(MambaForCausalLM(config).eval(), tokenizer, folder)

@@ -95,8 +95,10 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
                 "use a vision-language model or a causal language model."
             )
         # The processor first: it is small, and it is what is missing a package.
-        reader: Any = AutoProcessor if sees else AutoTokenizer
-        processor = reader.from_pretrained(path, **common)
+        if sees:
+            processor = _processor(path, config.model_type, AutoProcessor, common)
+        else:
+            processor = AutoTokenizer.from_pretrained(path, **common)
         loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model = loader.from_pretrained(
             path,
@@ -119,6 +121,35 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
         reusable=_is_reusable(model, text_config),
         looks_ahead=model.config.model_type in _PREFIX_ATTENTION,
     )
+
+
+def _processor(path: str, kind: str, reader: Any, common: dict[str, Any]) -> Any:
+    """A checkpoint's processor; where only its part for video lacks torchvision, without that."""
+    try:
+        return reader.from_pretrained(path, **common)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        from transformers.utils import is_torchvision_available
+
+        whole = None if is_torchvision_available() else _processor_class(kind)
+        if whole is None or "video_processor" not in whole.get_attributes():
+            raise
+        try:
+            return without_video(whole).from_pretrained(path, **common)
+        except Exception:
+            raise error from None  # it is the first one that names what is missing
+
+
+def _processor_class(kind: str) -> Any:
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    return getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
+
+
+def without_video(whole: Any) -> Any:
+    """A class of processor that is made of its other parts alone, and reads pictures as ever."""
+    parts = [name for name in whole.get_attributes() if name != "video_processor"]
+    return type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda _: parts)})
 
 
 def attach_adapter(checkpoint: Checkpoint, adapter: str, name: str) -> None:

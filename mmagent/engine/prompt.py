@@ -276,7 +276,10 @@ class PromptBuilder:
         return {name: list(kinds) for name in names}
 
     def _extra_names_from_processor(self) -> tuple[str, ...]:
-        made = self.processor(text=["a"])
+        try:
+            made = self.processor(text=["a"])
+        except ValueError:  # one that reads no text without a picture
+            made = self.processor.model_input_names
         self._extra_names = tuple(
             name for name in ("token_type_ids", "mm_token_type_ids") if name in made
         )

@@ -21,6 +21,8 @@ class EngineSpec:
     context_length: int | None = None
     cache_bytes: int = 512 * 1024 * 1024
     sanitize_control_tokens: bool = True
+    max_batch: int = 16
+    max_queue: int = 256
 
 
 # Weak: weights go when the last chat model that uses them goes.
@@ -68,4 +70,6 @@ def _load(spec: EngineSpec) -> Engine:
         context_length=spec.context_length,
         cache_bytes=spec.cache_bytes,
         sanitize_control_tokens=spec.sanitize_control_tokens,
+        max_batch=spec.max_batch,
+        max_queue=spec.max_queue,
     )

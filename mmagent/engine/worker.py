@@ -119,7 +119,9 @@ class ModelWorker:
             row.entry = self.cache.take(row.prompt, row.adapter)
         job.writer.cached = len(row.entry.keys) if row.entry else 0
         if row.entry is None:
-            row.entry = Remembered([], RowCache() if self.checkpoint.reusable else None, row.adapter)
+            row.entry = Remembered(
+                [], RowCache() if self.checkpoint.reusable else None, row.adapter
+            )
         row.entry.asked = len(row.prompt.ids)
         self.cache.lend(row.entry)
         row.never = self.never
@@ -187,9 +189,7 @@ class ModelWorker:
 
     def _config(self, row: Row) -> Any:
         room = row.left
-        return generation_config(
-            self.model.generation_config, row.sampling, room, ends=self.ends
-        )
+        return generation_config(self.model.generation_config, row.sampling, room, ends=self.ends)
 
     # ---- one token more --------------------------------------------------------------------
 

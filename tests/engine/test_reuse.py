@@ -51,7 +51,18 @@ class Pair:
         return said, usage
 
 
-@pytest.fixture(scope="module", params=["llava", "fastvlm", "llava_next", "idefics3", "gemma3"])
+ARCHITECTURES = [
+    "llava",
+    "fastvlm",
+    "llava_next",
+    "idefics3",
+    "gemma3",
+    "qwen2_5_vl",
+    "qwen3_vl",
+]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / request.param
     return Pair(getattr(tiny_models, f"build_{request.param}")(folder))
@@ -120,6 +131,40 @@ def test_two_conversations_in_turns(fresh, shot):
             messages += [AIMessage(said), shot(f"More of {color}, {turn}")]
 
 
+def test_the_answer_is_that_of_generate(fresh, shot):
+    messages = [SystemMessage("You are kind."), shot("What is it?", "red", "green")]
+    for engine in (fresh.warm, fresh.cold):
+        prompt = engine._prompt(to_conversation(messages))
+        made = engine._prompts._process(
+            engine._prompts._checked_text(to_conversation(messages))[0], prompt.images
+        )
+        assert made["input_ids"][0].tolist() == prompt.ids
+        wanted = engine.model.generate(
+            **{name: value for name, value in made.items() if name != "labels"},
+            max_new_tokens=GREEDY.max_tokens,
+            do_sample=False,
+            suppress_tokens=list(engine._worker.never),
+        )[0, len(prompt.ids) :]
+        assert answer(engine, messages)[0] == engine._decode(wanted.tolist())
+
+
+def test_pictures_are_remembered_when_their_conversation_is_not(fresh, shot):
+    messages = [SystemMessage("You are kind."), shot("What is it?", "red", "green")]
+    said, _ = fresh.ask(messages)
+    fresh.warm.cache.clear()
+    eye = fresh.warm._worker.eye
+    looked = eye.looked
+    elsewhere = [shot("And who is that?", "green", "red")]
+    assert fresh.ask(messages)[0] == said
+    fresh.ask(elsewhere)
+    assert eye.looked == looked
+    assert eye.kept.state()["pictures"] >= 2
+    eye.kept.clear()
+    fresh.warm.cache.clear()
+    assert fresh.ask(messages)[0] == said
+    assert eye.looked == looked + 2
+
+
 def test_a_stopped_answer_can_be_continued(fresh, shot):
     messages = [shot("Tell me a story", "red")]
     running = fresh.warm.generate(to_conversation(messages), GREEDY)
@@ -127,6 +172,25 @@ def test_a_stopped_answer_can_be_continued(fresh, shot):
     running.close()
     _, usage = fresh.ask(messages)
     assert usage.cache_read == usage.input_tokens - 1
+
+
+def test_attention_in_both_directions_knows_the_same_prompt_and_the_pictures(tmp_path, shot):
+    pair = Pair(tiny_models.build_paligemma(tmp_path / "paligemma"))
+    messages = [SystemMessage("You are kind."), shot("Look at this", "red", "blue")]
+    said, usage = pair.ask(messages)
+    assert usage.cache_read == 0
+    assert pair.warm._worker.eye.looked == 2
+    again, usage = pair.ask(messages)  # regenerated
+    assert (again, usage.cache_read) == (said, usage.input_tokens - 1)
+    messages += [AIMessage(said), shot("And this?", "red")]
+    later, usage = pair.ask(messages)
+    assert usage.cache_read == 0  # what was read of the beginning did not see its new end
+    assert pair.warm._worker.eye.looked == 2
+    assert pair.ask(messages)[0] == later
+    other = [SystemMessage("You are rude."), shot("Look at this", "blue")]
+    for _ in range(2):
+        pair.ask(other)
+        assert pair.ask(messages)[0] == later
 
 
 def test_the_budget_holds_and_the_oldest_goes(tiny_text_model):
