@@ -5,30 +5,44 @@
 
 `verify` reads everything and changes nothing. `repair` copies what is whole into a new database
 and puts it in the place of the old one, which is kept beside it under another name. No other
-program may have the store open meanwhile.
+program may have the store open meanwhile, which is checked.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from mmagent_memory.checksums import ITEM_COLUMNS, item_checksum
-from mmagent_memory.database import DATABASE, Database
-from mmagent_memory.erasing import INDEX_FOLDER
-from mmagent_memory.errors import CorruptStoreError, MissingStoreError
-from mmagent_memory.rows import labels_of, unpack_vectors
+from mmagent_memory import wal
+from mmagent_memory.checksums import ITEM_COLUMNS
+from mmagent_memory.database import DATABASE, MARKER, Database
+from mmagent_memory.erasing import BACKUP, INDEX_FOLDER, STAGE, remove_leftovers
+from mmagent_memory.errors import (
+    CorruptStoreError,
+    MissingStoreError,
+    NewerStoreError,
+    ReadOnlyStoreError,
+)
+from mmagent_memory.highwater import HIGH_WATER, HighWater, newest_change
+from mmagent_memory.replacing import alone, finish, put_in_place
+from mmagent_memory.salvage import UNREADABLE, Found, Item, Progress, find_whole
+from mmagent_memory.schema import APPLICATION_ID, VERSION, create_or_check
 
 __all__ = ["Report", "repair", "verify"]
 
-_COLUMNS = ", ".join(ITEM_COLUMNS)
+_INSERT = f"INSERT OR IGNORE INTO items VALUES ({', '.join('?' * len(ITEM_COLUMNS))})"  # noqa: S608
+
+
+_NOT_WRITABLE = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_FULL")
 
 
 @dataclass
@@ -41,8 +55,9 @@ class Report:
         lost: Items that are damaged, by what is left of their names.
         lost_images: Pictures that are damaged, by their ids.
         vectors: Items whose text is whole but whose vectors are not; `reembed()` makes them anew.
+        missing_changes: Acknowledged changes of which nothing is left, as far as is known.
         problems: Everything that is wrong, in words.
-        backup: Where `repair` left the old database.
+        backup: Where `repair` left the old database; None where there was nothing to repair.
     """
 
     items: int = 0
@@ -50,6 +65,7 @@ class Report:
     lost: list[str] = field(default_factory=list)
     lost_images: list[str] = field(default_factory=list)
     vectors: list[str] = field(default_factory=list)
+    missing_changes: int = 0
     problems: list[str] = field(default_factory=list)
     backup: str | None = None
 
@@ -62,204 +78,310 @@ class Report:
         """Return it for JSON."""
         return {"whole": self.whole, **self.__dict__}
 
+    def take(self, found: Found) -> None:
+        """Take over what was found to be damaged."""
+        self.lost, self.lost_images, self.vectors = found.lost, found.lost_images, found.vectors
+        self.problems += [words for words in found.problems if words not in self.problems]
 
-def verify(path: str | Path) -> Report:
+
+def verify(path: str | Path, progress: Progress | None = None) -> Report:
     """Read everything in a store and report what is damaged; nothing is changed.
+
+    Args:
+        path: The store's folder.
+        progress: Called with how many items were read, and of how many.
 
     Raises:
         MissingStoreError: There is no store in the folder.
+        NewerStoreError: A newer version wrote it.
         CorruptStoreError: The database cannot be read at all.
     """
     file = _existing(path)
+    finish(file)
     report = Report()
-    with closing(_open(file)) as db:
-        try:
-            for (line,) in db.execute("PRAGMA integrity_check(20)"):
-                if line != "ok":
-                    report.problems.append(f"SQLite: {line}")
-        except sqlite3.DatabaseError as error:
-            report.problems.append(f"SQLite: {error}")
-        for _ in _whole_items(db, report):
+    log = wal.examine(file.with_name(file.name + "-wal"))
+    if not log.whole:
+        report.problems.append(f"{str(log).capitalize()}.")
+    with _readable(file) as db:
+        if db is None:
+            return report
+        report.problems += _header_problems(file, db)
+        missing = 0
+        with suppress(*UNREADABLE):
+            missing = HighWater(file.parent).missing(db)
+        if missing:
+            report.missing_changes = missing
+            report.problems.append(f"The last {missing} acknowledged changes are missing.")
+        report.problems += _sqlite_problems(db)
+        found = find_whole(db)
+        for _ in found.items(progress):
             report.items += 1
-        for _ in _whole_images(db, report):
+        for _ in found.images():
             report.images += 1
-        with suppress(sqlite3.DatabaseError):
-            dangling = db.execute(
-                "SELECT count(*) FROM item_images WHERE hash NOT IN (SELECT hash FROM images)"
-            ).fetchone()[0]
-            if dangling:
-                report.problems.append(f"{dangling} pictures are named but not there.")
+        report.take(found)
+        report.problems += _broken_links(db)
+        report.problems += _full_text_problems(db)
     return report
 
 
-def repair(path: str | Path) -> Report:
+def repair(path: str | Path, progress: Progress | None = None) -> Report:
     """Copy what is whole into a new database, and put it in the place of the damaged one.
+
+    A store that is whole is left as it is. A kill on the way leaves the old store or the new one.
+
+    Args:
+        path: The store's folder.
+        progress: Called with how many items were looked at, and of how many.
 
     Raises:
         MissingStoreError: There is no store in the folder.
-        CorruptStoreError: The database cannot be read at all; nothing was changed.
+        NewerStoreError: A newer version wrote it.
+        StoreBusyError: Some program has the store open.
+        CorruptStoreError: Nothing can be saved; nothing was changed.
     """
     file = _existing(path)
+    finish(file)
+    with suppress(CorruptStoreError):
+        report = verify(path)
+        if report.whole:
+            return report
+    try:
+        with alone(file):
+            return _repair(file, progress)
+    except OSError as error:
+        raise ReadOnlyStoreError(
+            f"The memory folder {file.parent} cannot be repaired ({error.strerror or error}); "
+            "make it writable and make room for a second copy of the store."
+        ) from error
+
+
+def _repair(file: Path, progress: Progress | None) -> Report:
     report = Report()
-    fresh = file.parent / f".repair-{time.time_ns()}"
-    with closing(_open(file)) as old:
-        new = Database(fresh)
-        with new.writing() as db:
-            _copy_meta(old, db, report)
-            for row in _whole_items(old, report):
-                db.execute(f"INSERT INTO items VALUES ({', '.join('?' * len(ITEM_COLUMNS))})", row)  # noqa: S608
-                report.items += 1
-            for image in _whole_images(old, report):
-                db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", image)
-                report.images += 1
-            for link in _readable(old, "SELECT item, hash FROM item_images", report):
-                db.execute(
-                    "INSERT OR IGNORE INTO item_images SELECT ?1, ?2 "
-                    "WHERE EXISTS (SELECT 1 FROM items WHERE id = ?1) "
-                    "AND EXISTS (SELECT 1 FROM images WHERE hash = ?2)",
-                    link,
-                )
-            db.execute(
-                "INSERT OR REPLACE INTO meta SELECT 'words', coalesce(max(id), 0) FROM items"
+    remove_leftovers(file.parent, backups=False)
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=file.parent))
+    try:
+        copy = stage / "old.sqlite3"
+        if file.exists():
+            shutil.copyfile(file, copy)
+        else:
+            copy.touch()
+        report.problems += wal.fold(file.with_name(file.name + "-wal"), copy)
+        with closing(Database(stage / "new")) as new:
+            # A reading of the pages first: opening the copy may change it.
+            found = find_whole(_opened_copy(copy), copy)
+            missing = _missing(file.parent, found)
+            if missing:
+                report.missing_changes = missing
+                report.problems.append(f"The last {missing} acknowledged changes are lost.")
+            _fill(new, found, report, progress)
+            report.take(found)
+            if found.db is not None:
+                found.db.close()
+        if not report.items and not report.images and not found.meta:
+            raise CorruptStoreError(
+                f"Nothing in {file} can be read; put back a copy from a backup."
             )
-            db.execute("INSERT INTO full_text (full_text) VALUES ('rebuild')")
-            # One above all that was, so that no index of the old database fits the new one.
-            top = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0]
-            db.execute("INSERT INTO tombstones VALUES (?, 0, 0)", (top + 1,))
-            db.execute("UPDATE meta SET value = lower(hex(randomblob(16))) WHERE name = 'store'")
-        new.close()
-    backup = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-    for suffix in ("-wal", "-shm"):
-        log = file.with_name(file.name + suffix)
-        if log.exists():
-            log.replace(backup.with_name(backup.name + suffix))
-    file.replace(backup)
-    (fresh / DATABASE).replace(file)
-    for left in fresh.iterdir():
-        left.unlink()
-    fresh.rmdir()
-    for snapshot in (file.parent / INDEX_FOLDER).glob("*"):
-        snapshot.unlink(missing_ok=True)
-    report.backup = str(backup)
+        backup = file.with_name(f"{file.name}{BACKUP}{time.strftime('%Y%m%d-%H%M%S')}")
+        put_in_place(stage / "new" / DATABASE, file, backup)
+        for snapshot in (file.parent / INDEX_FOLDER).glob("*"):
+            snapshot.unlink(missing_ok=True)
+        report.backup = str(backup)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
     return report
 
 
+def _fill(new: Database, found: Found, report: Report, progress: Progress | None) -> None:
+    """Write what is whole into a new store."""
+    with new.writing() as db:
+        for name in ("embedder", "dims"):
+            if name in found.meta:
+                value = found.dims if name == "dims" and found.dims else found.meta[name]
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        shown: list[tuple[int, bytes]] = []
+        for item in found.items(progress):
+            item.row[ITEM_COLUMNS.index("ns")] = _namespace(db, item)
+            report.items += db.execute(_INSERT, item.row).rowcount
+            shown += [(item.row[0], digest) for digest in _pictures_of(item)]
+        for image in found.images():
+            db.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", image)
+        db.executemany(
+            "INSERT OR IGNORE INTO item_images SELECT ?1, ?2 "
+            "WHERE EXISTS (SELECT 1 FROM items WHERE id = ?1) "
+            "AND EXISTS (SELECT 1 FROM images WHERE hash = ?2)",
+            [*found.links(), *shown],
+        )
+        # A picture that no item shows would be kept for nobody.
+        db.execute("DELETE FROM images WHERE hash NOT IN (SELECT hash FROM item_images)")
+        report.images = db.execute("SELECT count(*) FROM images").fetchone()[0]
+        db.execute(
+            "UPDATE meta SET value = (SELECT coalesce(max(id), 0) FROM items) WHERE name = 'words'"
+        )
+        db.execute("INSERT INTO full_text (full_text) VALUES ('rebuild')")
+        # One above all that was, so that no index of the old database fits the new one.
+        top = max(found.newest + report.missing_changes, newest_change(db)) + 1
+        db.execute("INSERT INTO tombstones VALUES (?, 0, 0)", (top,))
+
+
+def _namespace(db: sqlite3.Connection, item: Item) -> int:
+    db.execute("INSERT OR IGNORE INTO namespaces (path) VALUES (?)", (item.path,))
+    number: int = db.execute("SELECT id FROM namespaces WHERE path = ?", (item.path,)).fetchone()[0]
+    return number
+
+
+def _pictures_of(item: Item) -> Iterator[bytes]:
+    """Yield the hashes of the pictures that a memory says it shows."""
+    value = json.loads(item.row[ITEM_COLUMNS.index("value")])
+    entries = value.get("images") if isinstance(value, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        with suppress(ValueError, TypeError, KeyError):
+            yield bytes.fromhex(entry["id"])
+
+
+def _missing(folder: Path, found: Found) -> int:
+    """Return how many acknowledged changes have left no trace at all."""
+    if found.db is None:
+        return 0
+    try:
+        seen = HighWater(folder).missing(found.db)
+        return max(0, seen + newest_change(found.db) - found.newest) if seen else 0
+    except UNREADABLE:
+        return 0
+
+
 def _existing(path: str | Path) -> Path:
-    file = Path(path).expanduser() / DATABASE
-    if not file.is_file():
+    folder = Path(path).expanduser()
+    file = folder / DATABASE
+    traces = (file, folder / MARKER, folder / HIGH_WATER)
+    if not any(trace.is_file() for trace in traces):
         raise MissingStoreError(f"There is no memory in {path}; check the folder's name.")
     return file
 
 
-def _open(file: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(file, isolation_level=None)
+@contextmanager
+def _readable(file: Path) -> Iterator[sqlite3.Connection | None]:
+    """Give a connection that only reads, so that closing it leaves the log as it is.
+
+    None where a store was being made and nothing is in it yet.
+    """
+    if not file.is_file():
+        raise CorruptStoreError(f"{file} is gone; put back a copy from a backup.")
+    with closing(sqlite3.connect(_only_reading(file), uri=True, isolation_level=None)) as db:
+        try:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except UNREADABLE as error:
+            raise CorruptStoreError(
+                f"Nothing in {file} can be read ({error}); `repair` looks through its pages, or "
+                "put back a copy from a backup."
+            ) from error
+        if not tables and not any((file.parent / name).exists() for name in (MARKER, HIGH_WATER)):
+            yield None
+            return
+        if version > VERSION:
+            raise NewerStoreError(
+                f"{file} was written by a newer version of mmagent (format {version}); upgrade "
+                "with: pip install --upgrade mmagent"
+            )
+        if "items" not in tables:
+            raise CorruptStoreError(
+                f"Nothing in {file} can be read (its tables are gone); `repair` looks through its "
+                "pages, or put back a copy from a backup."
+            )
+        if version == VERSION:
+            yield db
+            return
+        with tempfile.TemporaryDirectory() as place, closing(_upgraded(db, Path(place))) as new:
+            yield new
+
+
+def _only_reading(file: Path) -> str:
+    return f"file:{quote(str(file.absolute()))}?mode=ro"
+
+
+def _upgraded(db: sqlite3.Connection, place: Path) -> sqlite3.Connection:
+    """Return a copy of a store of an earlier version, brought to this one."""
+    new = sqlite3.connect(place / DATABASE, isolation_level=None)
     try:
-        if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'items'").fetchone()[0]:
-            raise sqlite3.DatabaseError("its tables are gone")
-    except sqlite3.DatabaseError as error:
-        db.close()
+        db.backup(new)
+        create_or_check(new, str(place), may_create=False)
+    except UNREADABLE as error:
+        new.close()
         raise CorruptStoreError(
-            f"Nothing in {file} can be read ({error}); put back a copy from a backup."
+            f"A store of an earlier version cannot be read ({error}); run `repair`."
         ) from error
+    return new
+
+
+def _opened_copy(copy: Path) -> sqlite3.Connection | None:
+    """Return a connection to a copy of the database, if that can be opened at all."""
+    db = sqlite3.connect(copy, isolation_level=None)
+    try:
+        create_or_check(db, str(copy), may_create=False)
+        db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'items'")
+    except NewerStoreError:
+        db.close()
+        raise
+    except (*UNREADABLE, CorruptStoreError):
+        db.close()
+        return None
     return db
 
 
-def _readable(db: sqlite3.Connection, query: str, report: Report) -> Iterator[tuple[Any, ...]]:
-    """Yield rows until one cannot be read."""
+def _header_problems(file: Path, db: sqlite3.Connection) -> list[str]:
+    """Look at what SQLite does not check: whose database it is, and whether it may be written."""
+    with file.open("rb") as opened:
+        head = opened.read(20)
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    if application == APPLICATION_ID and max(head[18:20]) <= 2:
+        return []
+    return ["The header of the database is damaged."]
+
+
+def _sqlite_problems(db: sqlite3.Connection) -> list[str]:
     try:
-        yield from db.execute(query)
-    except sqlite3.DatabaseError as error:
-        report.problems.append(f"SQLite: {error}")
+        lines = [line for (line,) in db.execute("PRAGMA integrity_check(20)")]
+    except UNREADABLE as error:
+        return [f"SQLite: {error}"]
+    return [f"SQLite: {line}" for line in lines if line != "ok"]
 
 
-def _whole_items(db: sqlite3.Connection, report: Report) -> Iterator[list[Any]]:
-    """Yield the items that match their checksums; vectors that do not are left out."""
-    dims = 0
-    for (value,) in _readable(db, "SELECT value FROM meta WHERE name = 'dims'", report):
-        dims = int(value)
-    names = dict(_namespaces(db, report))
-    for number in _numbers(db, report):
+def _broken_links(db: sqlite3.Connection) -> list[str]:
+    problems = []
+    for condition, words in (
+        ("hash NOT IN (SELECT hash FROM images)", "pictures are named but not there"),
+        ("item NOT IN (SELECT id FROM items)", "pictures are shown by no item"),
+    ):
+        with suppress(*UNREADABLE):
+            count = db.execute(
+                f"SELECT count(*) FROM item_images WHERE {condition}"  # noqa: S608
+            ).fetchone()[0]
+            if count:
+                problems.append(f"{count} {words}.")
+    with suppress(*UNREADABLE):
+        count = db.execute(
+            "SELECT count(*) FROM items WHERE images != "
+            "(SELECT count(*) FROM item_images WHERE item = items.id)"
+        ).fetchone()[0]
+        if count:
+            problems.append(f"{count} items show more or fewer pictures than they had.")
+    return problems
+
+
+def _full_text_problems(db: sqlite3.Connection) -> list[str]:
+    """Hold full text to the items; FTS5 wants a connection that could write for that."""
+    file = db.execute("PRAGMA database_list").fetchone()[2]
+    with closing(sqlite3.connect(file, isolation_level=None)) as writing:
         try:
-            row = db.execute(
-                f"SELECT {_COLUMNS} FROM items WHERE id = ?",  # noqa: S608
-                (number,),
-            ).fetchone()
-            if row is None:
-                continue
-            _, namespace, key, value, *_ = row
-            crc, kinds, vectors = row[10], row[15], row[16]
-            if namespace not in names:
-                raise ValueError("its namespace is lost")
-            if item_checksum(names[namespace], row) != crc:
-                raise ValueError("it does not match its checksum")
-            json.loads(value)
-        except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError) as error:
-            name = _name(db, number)
-            report.lost.append(name)
-            report.problems.append(f"The item {name} is damaged: {error}.")
-            continue
-        columns = list(row)
-        try:
-            if kinds:
-                unpack_vectors(number, kinds, vectors, dims)
-        except (CorruptStoreError, TypeError, ValueError):
-            name = f"{'/'.join(labels_of(names[namespace]))}/{key.decode('utf-8', 'replace')}"
-            report.vectors.append(name)
-            report.problems.append(f"The vectors of {name} are damaged.")
-            columns[15], columns[16] = b"", b""
-            columns[10] = item_checksum(names[namespace], columns)
-        yield columns
-
-
-def _namespaces(db: sqlite3.Connection, report: Report) -> Iterator[tuple[Any, ...]]:
-    """Yield the namespaces; those that the table has lost from its index."""
-    yield from _readable(db, "SELECT id, path FROM namespaces NOT INDEXED", report)
-    yield from _readable(
-        db, "SELECT id, path FROM namespaces INDEXED BY sqlite_autoindex_namespaces_1", report
-    )
-
-
-def _numbers(db: sqlite3.Connection, report: Report) -> Iterator[int]:
-    """Yield the ids of items; where the table is broken, every id there may be."""
-    try:
-        numbers = [number for (number,) in db.execute("SELECT id FROM items NOT INDEXED")]
-    except sqlite3.DatabaseError:
-        highest = 0
-        for query in ("SELECT max(id) FROM items", "SELECT max(rowid) FROM full_text_docsize"):
-            with suppress(sqlite3.DatabaseError):
-                highest = max(highest, db.execute(query).fetchone()[0] or 0)
-        if not highest:
-            report.problems.append("The table of items cannot be read.")
-        numbers = list(range(1, highest + 1))
-    yield from numbers
-
-
-def _name(db: sqlite3.Connection, number: int) -> str:
-    with suppress(sqlite3.DatabaseError, TypeError, AttributeError):
-        (key,) = db.execute("SELECT key FROM items WHERE id = ?", (number,)).fetchone()
-        return f"{key.decode('utf-8', 'replace')} (number {number})"
-    return f"number {number}"
-
-
-def _whole_images(db: sqlite3.Connection, report: Report) -> Iterator[tuple[Any, ...]]:
-    """Yield the pictures that match their hash."""
-    for (digest,) in _readable(db, "SELECT hash FROM images", report):
-        try:
-            image = db.execute(
-                "SELECT hash, mime, width, height, data FROM images WHERE hash = ?", (digest,)
-            ).fetchone()
-            if image is None or hashlib.sha256(image[4]).digest() != digest:
-                raise ValueError("it does not match its hash")
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            name = digest.hex() if isinstance(digest, bytes) else repr(digest)
-            report.lost_images.append(name)
-            report.problems.append(f"The picture {name[:16]} is damaged: {error}.")
-            continue
-        yield image
-
-
-def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection, report: Report) -> None:
-    for row in _readable(old, "SELECT name, value FROM meta", report):
-        new.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-    for row in _namespaces(old, report):
-        new.execute("INSERT OR IGNORE INTO namespaces VALUES (?, ?)", row)
+            writing.execute("BEGIN IMMEDIATE")
+            writing.execute("INSERT INTO full_text (full_text, rank) VALUES ('integrity-check', 1)")
+        except sqlite3.OperationalError as error:
+            if (error.sqlite_errorname or "").startswith(_NOT_WRITABLE):
+                return []
+            return [f"Full text: {error}"]
+        except UNREADABLE as error:
+            return [f"Full text: {error}; `repair` makes it anew."]
+        finally:
+            with suppress(*UNREADABLE):
+                writing.execute("ROLLBACK")
+    return []

@@ -8,8 +8,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from mmagent_memory.errors import (
     CorruptStoreError,
@@ -19,6 +20,9 @@ from mmagent_memory.errors import (
     StoreBusyError,
     StoreFullError,
 )
+from mmagent_memory.highwater import HIGH_WATER, HighWater, newest_change
+from mmagent_memory.moments import Moment
+from mmagent_memory.replacing import finish
 from mmagent_memory.schema import PAGE_SIZE, create_or_check
 
 __all__ = ["BUSY_MS", "DATABASE", "MARKER", "Database"]
@@ -27,8 +31,14 @@ DATABASE = "memory.sqlite3"
 MARKER = "store.txt"
 """Says that a store was made here, so that a vanished database is noticed, not made anew."""
 _MARK = "A memory store of mmagent lives in this folder; its data is in memory.sqlite3.\n"
+_CACHE_KB = 8192
+_LOG_PAGES = 4096
 BUSY_MS = 30_000
 """How long another process may hold the store before that is an error."""
+_DAMAGED = (
+    "is damaged; `python -m mmagent_memory verify FOLDER` names what is hurt, and `repair` "
+    "instead of `verify` saves what is whole"
+)
 _CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
     "SQLITE_READONLY": (
         ReadOnlyStoreError,
@@ -51,8 +61,7 @@ _CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
     "SQLITE_LOCKED": (StoreBusyError, "is locked by another connection; try again"),
     "SQLITE_CORRUPT": (
         CorruptStoreError,
-        "is damaged; `python -m mmagent_memory verify FOLDER` names what is hurt, and `repair` "
-        "instead of `verify` saves what is whole",
+        _DAMAGED,
     ),
     "SQLITE_NOTADB": (
         CorruptStoreError,
@@ -60,6 +69,16 @@ _CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
         "or put back a copy from a backup",
     ),
 }
+
+
+class Connection(sqlite3.Connection):
+    """A connection that remembers when it last looked.
+
+    Attributes:
+        moment: What it saw then; see `moments`.
+    """
+
+    moment: Moment | None = None
 
 
 class Database:
@@ -81,14 +100,19 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
+        self._high_water = HighWater(folder)
         marker = folder / MARKER
         with self.translated():
             if not create and not self.file.exists() and not marker.exists():
                 raise MissingStoreError(f"There is no memory in {folder}; check the folder's name.")
             folder.mkdir(parents=True, exist_ok=True)
+            finish(self.file)
+            self._check_log()
+            made = marker.exists() or (folder / HIGH_WATER).exists()
             db = self._connect()
             try:
-                create_or_check(db, str(self.file), may_create=not marker.exists())
+                create_or_check(db, str(self.file), may_create=not made)
+                self._check_newest(db)
                 self._turn_on_log(db)
                 # Opening must fail at once where writing would: an empty write takes the lock.
                 db.execute("BEGIN IMMEDIATE")
@@ -130,6 +154,7 @@ class Database:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                newest = newest_change(db) if durable else 0
                 db.execute("COMMIT")
             except BaseException:
                 # A failed COMMIT may have ended the transaction by itself.
@@ -139,6 +164,15 @@ class Database:
             finally:
                 if not durable:
                     db.execute("PRAGMA synchronous = FULL")
+            if durable:
+                self._high_water.note(db, newest)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold off the other threads that would write."""
+        with self._lock:
+            self._check()
+            yield
 
     @contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
@@ -174,6 +208,7 @@ class Database:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+            self._high_water.close()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -182,6 +217,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._in_our_words(error) from error
+        except UnicodeDecodeError as error:
+            # Python cannot read every message of SQLite about a broken database.
+            raise CorruptStoreError(f"The memory in {self.file} {_DAMAGED} ({error}).") from error
         except OSError as error:
             if isinstance(error, MemoryStoreError):
                 raise
@@ -206,11 +244,19 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(
-            self.file, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+            self.file,
+            timeout=BUSY_MS / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=Connection,
         )
         try:
             db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # Of a new file only.
             db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            # The log is folded into the database every so many pages, and kept no larger after.
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_SIZE}")
             db.execute("PRAGMA secure_delete = ON")
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA trusted_schema = OFF")
@@ -247,6 +293,28 @@ class Database:
             raise ReadOnlyStoreError(
                 f"{self.folder} is on a file system without shared memory files, which the store "
                 "needs; choose a local folder."
+            )
+
+    def _check_log(self) -> None:
+        """Refuse a store whose log is damaged, before SQLite cuts it off at the damage."""
+        if not self.file.with_name(f"{self.file.name}-wal").exists() or not self.file.exists():
+            return
+        # A connection that only reads leaves the log as it is when it is closed, for `repair`.
+        address = f"file:{quote(str(self.file.absolute()))}?mode=ro"
+        with (
+            suppress(sqlite3.Error, UnicodeDecodeError),
+            closing(sqlite3.connect(address, uri=True, timeout=BUSY_MS / 1000)) as db,
+        ):
+            self._check_newest(db)
+
+    def _check_newest(self, db: sqlite3.Connection) -> None:
+        missing = self._high_water.missing(db)
+        if missing:
+            raise CorruptStoreError(
+                f"The memory in {self.file} lacks its last {missing} changes: its write-ahead log "
+                "is damaged or gone, or an older copy of the database was put here. Put the file "
+                f"{self.file.name}-wal back, or run `python -m mmagent_memory repair FOLDER`, "
+                "which saves what is whole and goes on from there."
             )
 
     def _check(self) -> None:

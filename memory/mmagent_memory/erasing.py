@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmagent_memory.database import BUSY_MS, Database
+from mmagent_memory.database import BUSY_MS, DATABASE, Database
 from mmagent_memory.records import EraseReceipt
 from mmagent_memory.search import Scope
+from mmagent_memory.words import index_words
 from mmagent_memory.writer import Writer
 
-__all__ = ["erase", "scrub"]
+__all__ = ["BACKUP", "INDEX_FOLDER", "STAGE", "erase", "remove_leftovers", "scrub"]
 
 _PATIENCE_MS = 2000
 INDEX_FOLDER = "index"
 """Snapshots of vector indexes; each can be made anew."""
+STAGE = ".repair-"
+"""How the folders begin in which `repair` works."""
+BACKUP = ".damaged-"
+"""What stands between the database's name and the time in the name of a damaged one."""
 
 
 def erase(database: Database, prefix: Sequence[str]) -> EraseReceipt:
@@ -61,6 +67,8 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
     for path in sorted((database.folder / INDEX_FOLDER).glob("*")):
         path.unlink(missing_ok=True)
         files.append(f"{INDEX_FOLDER}/{path.name}")
+    with database.writing() as db:
+        index_words(db)  # The words of what is gone wait to be taken out.
     with database.exclusive() as db:
         database.drop_readers()
         db.execute("INSERT INTO full_text (full_text) VALUES ('optimize')")
@@ -78,6 +86,19 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
             "old bytes; close that program and erase again."
         )
     return files, notes
+
+
+def remove_leftovers(folder: Path, *, backups: bool) -> list[str]:
+    """Remove what a killed repair left, and damaged databases that one kept; return the names."""
+    patterns = [f"{STAGE}*", ".*.tmp"] + ([f"{DATABASE}{BACKUP}*"] if backups else [])
+    removed = []
+    for path in sorted(found for pattern in patterns for found in folder.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path.name)
+    return removed
 
 
 def _count(db: sqlite3.Connection, table: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from mmagent_memory.backends import Candidate, NewMemory, Question, Steps
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.enrichment import COLUMN_WEIGHTS, full_text_of, indexed_fields, previous_of
 from mmagent_memory.erasing import erase, scrub
+from mmagent_memory.errors import CorruptStoreError
 from mmagent_memory.names import ROOT
 from mmagent_memory.ranking import Signals
 from mmagent_memory.records import EraseReceipt, Stored
@@ -213,6 +215,11 @@ class NativeBackend:
                 "WHERE item_images.hash = ?1 AND namespaces.path = ?2)",
                 (bytes.fromhex(image_id), path_of(namespace)),
             ).fetchone()
+        if row and hashlib.sha256(row[0]).hexdigest() != image_id:
+            raise CorruptStoreError(
+                f"The picture {image_id[:8]} is damaged on disk; `python -m mmagent_memory verify "
+                "FOLDER` lists what is hurt, and `repair` saves what is whole."
+            )
         return row[0] if row else None
 
     def _reader(self, db: Any) -> Reader:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmagent_memory import FaissStore, HashEmbedder
+from mmagent_memory.errors import CorruptStoreError
 
 SNAPSHOT = Path("index") / "vectors.faiss"
 
@@ -127,6 +128,9 @@ def test_a_database_put_back_from_a_backup(tmp_path: Path):
         fill(store, 10, 20)
         answers(store)
     shutil.copy(tmp_path / "backup", tmp_path / "m" / "memory.sqlite3")
+    with pytest.raises(CorruptStoreError, match="lacks its last 10 changes"):
+        opened(tmp_path / "m")
+    (tmp_path / "m" / "newest.bin").unlink()  # It was meant: the folder's own is put back too.
     with opened(tmp_path / "m") as store:
         assert same(answers(store), exact(store))
     with opened(tmp_path / "m") as store:

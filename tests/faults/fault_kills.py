@@ -1,0 +1,284 @@
+"""`kill -9` at random moments and at every step: writers, and what they do when they are killed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fault_book import Book, check, contents, open_store, text_of
+from fault_forks import Tell, ask, die_at_step, start
+
+from mmagent_memory import LongTermMemory
+from mmagent_memory import faiss_index as faiss_index_module
+from mmagent_memory.checking import repair
+from mmagent_memory.errors import MissingStoreError
+from mmagent_memory.rows import Picture, Put
+
+__all__ = ["KILLS", "Killing", "Round"]
+
+Work = Callable[[Path, Tell, random.Random], None]
+LIFE = 8
+"""Rounds that one store goes through."""
+
+
+@dataclass
+class Round:
+    """One round of a fault: what came of it.
+
+    Attributes:
+        outcome: "whole", "repaired" (nothing is lost after `repair`), "named" (the loss is), or
+            "bad".
+        acknowledged: Operations acknowledged in it.
+        words: What is bad, or what was named.
+        saved: Share of the items that are there in the end.
+        seconds: How long it took.
+    """
+
+    outcome: str
+    acknowledged: int = 0
+    words: list[str] = field(default_factory=list)
+    saved: float = 1.0
+    seconds: float = 0.0
+
+
+class Killing:
+    """Rounds of killing one kind of work; the store lives on from round to round.
+
+    Args:
+        name: Of the work.
+        work: Done in a child until it is killed.
+        prepare: Fills a new store, before the first round of its life.
+        steps: About how many steps the work takes for a few operations.
+        writers: How many children do the work at once; all are killed.
+        life: Rounds that one store goes through.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Work,
+        *,
+        prepare: Callable[[Path, Tell], None] | None = None,
+        steps: int = 120,
+        writers: int = 1,
+        life: int = LIFE,
+    ) -> None:
+        self.name, self.work, self.prepare = name, work, prepare
+        self.steps, self.writers, self.life = steps, writers, life
+        self._book = Book()
+        self._number = 0
+
+    def round(self, place: Path, seed: int) -> Round:
+        """Kill once, and check everything."""
+        chance = random.Random(f"{self.name} {seed}")
+        began = time.monotonic()
+        folder = place / self.name.replace(" ", "-")
+        if self._number % self.life == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._book = Book()
+            if self.prepare:
+                prepare = self.prepare
+                self._book.read(start(lambda tell: prepare(folder, tell)).end().told)
+        self._number += 1
+        before = self._book.acknowledged
+        wrong = self._kill(folder, chance)
+        if not (folder / "memory.sqlite3").exists() and self._book.acknowledged == 0:
+            return Round("whole", seconds=time.monotonic() - began)  # Killed before it was made.
+        answer, failure = ask(lambda: check(folder, self._book, seed))
+        if failure:
+            wrong.append(failure)
+        else:
+            wrong += answer["wrong"]
+            self._book.settle(answer["found"])
+        if wrong:
+            self._number = 0  # A fresh store, so that one fault is not counted again.
+        return Round(
+            "bad" if wrong else "whole",
+            self._book.acknowledged - before,
+            wrong,
+            seconds=time.monotonic() - began,
+        )
+
+    def _kill(self, folder: Path, chance: random.Random) -> list[str]:
+        at_step = chance.randrange(1, self.steps) if chance.random() < 0.5 else 0
+        after = chance.random() < 0.5
+        children = []
+        for number in range(self.writers):
+            dice = random.Random(chance.random())
+
+            def work(tell: Tell, number: int = number, dice: random.Random = dice) -> None:
+                if at_step and number == 0:
+                    die_at_step(at_step, after=after)
+                self.work(folder, tell, dice)
+
+            children.append(start(work))
+        if not at_step:
+            children[0].wait_for(chance.randrange(1, 24))
+            time.sleep(chance.random() * chance.choice((0.0005, 0.005, 0.03)))
+        ended = []
+        for number, child in enumerate(children):
+            # At a chosen step it dies by itself; work that ends before is fine too.
+            if not at_step or number:
+                child.kill()
+            ended.append(child.end())
+        wrong = []
+        for one in ended:
+            self._book.read(one.told)
+            for told in one.told:
+                if "error" in told:
+                    wrong.append(f"{told['error']}: {told['words']}")
+            if one.hung:
+                wrong.append("hung")
+        return wrong
+
+
+def _put(store: Any, tell: Tell, label: str, name: str, version: int | None) -> None:
+    full = f"{label}/{name}"
+    tell({"begin": {full: version}})
+    if version is None:
+        store.delete((label,), name)
+    else:
+        store.put((label,), name, {"version": version, "text": text_of(full, version)})
+    tell({"done": {full: version}})
+
+
+def _turns(limit: int, label: str, tell: Tell, store: Any, chance: random.Random) -> Iterator[int]:
+    """Put, update and delete, one at a time."""
+    for number in range(limit):
+        name = f"{chance.randrange(40)}"
+        version = chance.randrange(1000) if chance.random() < 0.8 else None
+        _put(store, tell, label, name, version)
+        yield number
+
+
+def _write(folder: Path, tell: Tell, chance: random.Random) -> None:
+    label = f"w{chance.randrange(10**6)}"
+    with open_store(folder) as store:
+        for _ in _turns(60, label, tell, store, chance):
+            pass
+
+
+def _remember(folder: Path, tell: Tell, chance: random.Random) -> None:
+    label = f"p{chance.randrange(10**6)}"
+    with open_store(folder) as store:
+        for number in range(30):
+            full = f"{label}/{number}"
+            data = random.Random(full).randbytes(chance.choice((500, 20_000)))
+            tell({"begin": {full: 1}})
+            store.write([_with_picture(label, str(number), data)])
+            tell({"done": {full: 1}})
+            if number % 4 == 3:
+                _put(store, tell, label, str(number - 2), None)
+
+
+def _with_picture(label: str, name: str, data: bytes) -> Put:
+    import hashlib
+
+    picture = Picture(hashlib.sha256(data).digest(), "image/png", 1, 1, data)
+    value = {"version": 1, "text": text_of(f"{label}/{name}", 1)}
+    return Put((label,), name, value, index=["text"], pictures=(picture,))
+
+
+def _bulk(folder: Path, tell: Tell, chance: random.Random) -> None:
+    label = f"b{chance.randrange(10**6)}"
+    with open_store(folder) as store:
+        for number in range(6):
+            names = [f"{label}/{number}-{one}" for one in range(chance.choice((20, 150)))]
+            tell({"begin": dict.fromkeys(names, 2)})
+            store.write(
+                [
+                    Put((label,), name.split("/")[1], {"version": 2, "text": text_of(name, 2)})
+                    for name in names
+                ]
+            )
+            tell({"done": dict.fromkeys(names, 2)})
+
+
+def _fill(folder: Path, tell: Tell) -> None:
+    with open_store(folder) as store:
+        names = [f"{label}/{one}" for label in ("keep", "memory") for one in range(40)]
+        tell({"begin": dict.fromkeys(names, 1)})
+        store.write(
+            [Put((name.split("/")[0],), name.split("/")[1], _value(name)) for name in names]
+        )
+        tell({"done": dict.fromkeys(names, 1)})
+
+
+def _value(name: str) -> dict[str, Any]:
+    return {"version": 1, "text": text_of(name, 1)}
+
+
+def _erase(folder: Path, tell: Tell, chance: random.Random) -> None:
+    """Users come and are erased again; other users' items stay."""
+    with open_store(folder) as store:
+        for number in range(20):
+            user = f"u{chance.randrange(10**6)}"
+            names = [f"memory/{user}/~/{one}" for one in range(8)]
+            puts = [Put(tuple(n.split("/")[:-1]), n.split("/")[-1], _value(n)) for n in names]
+            tell({"begin": dict.fromkeys(names, 1)})
+            store.write(puts)
+            tell({"done": dict.fromkeys(names, 1)})
+            memory = LongTermMemory(store, user=user)
+            if number % 2:
+                tell({"begin": dict.fromkeys(names, None)})
+                memory.erase()
+                tell({"done": dict.fromkeys(names, None)})
+            else:
+                tell({"begin": {names[0]: None}})
+                memory.forget("0")
+                tell({"done": {names[0]: None}})
+
+
+def _repair(folder: Path, tell: Tell, chance: random.Random) -> None:
+    for number in range(5):
+        with open_store(folder) as store:
+            _put(store, tell, "keep", f"{number}", chance.randrange(1000))
+        repair(folder)
+        tell({})
+
+
+def _snapshot(folder: Path, tell: Tell, chance: random.Random) -> None:
+    faiss_index_module._WORTH_SAVING = 1  # type: ignore[attr-defined]
+    for _ in range(10):
+        with open_store(folder) as store:
+            store.exact_limit = 0
+            for _ in _turns(6, "keep", tell, store, chance):
+                store.search((), query="kettle garden", limit=3)
+
+
+def _reembed(folder: Path, tell: Tell, chance: random.Random) -> None:
+    with open_store(folder) as store:
+        for number in range(10):
+            _put(store, tell, "keep", f"{number}", chance.randrange(1000))
+            store.reembed()
+            tell({})
+
+
+def _open(folder: Path, tell: Tell, chance: random.Random) -> None:
+    """Making a store: the first opening, and the first write."""
+    for number in itertools.count():
+        with suppress(MissingStoreError), open_store(folder, create=number >= 0) as store:
+            _put(store, tell, "keep", f"{number}", 1)
+        if number > 12:
+            return
+
+
+KILLS = (
+    Killing("write one at a time", _write),
+    Killing("write and delete pictures", _remember),
+    Killing("bulk load", _bulk, steps=600, life=3),
+    Killing("make a store", _open, steps=60, life=1),
+    Killing("erase and forget", _erase, prepare=_fill, steps=200),
+    Killing("save the index", _snapshot, prepare=_fill, steps=250),
+    Killing("embed anew", _reembed, prepare=_fill, steps=700),
+    Killing("repair", _repair, prepare=_fill, steps=700),
+    Killing("two writers", _write, writers=2),
+    Killing("four writers", _write, writers=4, life=4),
+)
