@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import AgentMiddleware
@@ -45,6 +45,7 @@ def create_companion(
     max_pictures: int = 1,
     max_tokens: int | None = None,
     reasoning: Reasoning | str = "direct",
+    summary: BaseChatModel | Literal["extractive"] | None = None,
     media_policy: MediaPolicy | None = None,
     name: str | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -72,6 +73,8 @@ def create_companion(
             by default what the model's profile leaves beside an answer.
         reasoning: A template of `mmagent.reasoning`, such as "two_stage"; its thoughts are not
             shown, sent again or remembered.
+        summary: Who sums up the turns that no longer fit: a chat model, or "extractive" for
+            sentences picked without one. Numbers and captions of their pictures stay in it.
         media_policy: Where pictures in messages may come from.
         name: The agent's name in a larger graph.
 
@@ -110,7 +113,14 @@ def create_companion(
     ours: list[AgentMiddleware[Any, Any]] = [
         speaking,
         ledger,
-        ContextMiddleware(max_tokens, reserve=(share or 0) + thinking.reserve),
+        ContextMiddleware(
+            max_tokens,
+            reserve=(share or 0) + thinking.reserve,
+            notes=speaking.reserve,
+            summary=summary,
+            names=(speaking.user_name, who.spoken_name),
+            media_policy=media_policy,
+        ),
     ]
     if remembering is not None:
         ours.append(remembering)

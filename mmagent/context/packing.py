@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AnyMessage, HumanMessage
 
-__all__ = ["Block", "Packing", "first_kept", "split_turns"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Block", "Packing", "Plan", "first_kept", "plan_turns", "split_turns"]
 
 LOW_WATER = 0.6
 """Down to what share of the budget a step of eviction goes."""
@@ -46,10 +49,14 @@ class Packing:
     Attributes:
         budget: Most tokens of the prompt.
         blocks: Its parts in order, with those that were dropped.
+        prompt_tokens: Exactly what the prompt has as it is sent on, counted by the model in one
+            piece; without what is set aside for memories. The sizes of blocks are counted one by
+            one, so that they add up to a little more.
     """
 
     budget: int
     blocks: tuple[Block, ...] = ()
+    prompt_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -69,6 +76,56 @@ class Packing:
             for block in self.blocks
         ]
         return "\n".join([*lines, f"{'total':{width}}  {self.tokens:>7,}  of {self.budget:,}"])
+
+    def rich_table(self) -> Table:
+        """Return the blocks as a table for `rich.print`."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.tokens:,} of {self.budget:,} tokens")
+        for name in ("part", "tokens", "", "why"):
+            table.add_column(name, justify="right" if name == "tokens" else "left")
+        for block in self.blocks:
+            table.add_row(
+                block.source,
+                f"{block.tokens:,}",
+                "kept" if block.kept else "dropped",
+                block.reason,
+                style=None if block.kept else "dim",
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a conversation goes into the prompt.
+
+    Attributes:
+        start: Number of the first turn that is kept.
+        has_examples: Whether the persona's examples are kept.
+    """
+
+    start: int
+    has_examples: bool
+
+
+def plan_turns(sizes: Sequence[int], room: int, *, examples: int = 0, summary: int = 0) -> Plan:
+    """Decide what to leave out: the examples first, then the oldest turns, in big steps.
+
+    What is pinned and what is set aside for lore and memories is not in the room any more.
+
+    Args:
+        sizes: Tokens of each turn, oldest first.
+        room: Tokens for the turns, the summary and the examples.
+        examples: Tokens of the examples.
+        summary: Most tokens of a summary of what is left out.
+    """
+    total = sum(sizes)
+    if total + examples <= room:
+        return Plan(0, True)
+    if total <= room:
+        return Plan(0, False)
+    # Turns only grow: once there is a summary there is one for good, so its room is set aside.
+    return Plan(first_kept(sizes, max(0, room - summary)), False)
 
 
 def split_turns(messages: Iterable[AnyMessage]) -> list[list[AnyMessage]]:

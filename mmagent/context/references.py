@@ -50,6 +50,12 @@ _ORDINAL = rf"(?P<ordinal>{'|'.join(_ORDINAL_WORDS)}|\d{{1,3}}(?:st|nd|rd|th))"
 _LATEST = r"last|latest|newest|most recent"
 _ZH = r"[张幅](?:图[片像]?|照片|相片|截图)?"
 _ABOUT_PICTURES = re.compile(rf"\b{_NOUN}|图|照片|相片|[这那]张|张", re.I)
+_REQUEST = re.compile(
+    r"[?？]|^\W*(?:please |and |now |then )*(?:what|which|who|where|how|is|are|was|were|do|does|"
+    r"did|can|could|describe|compare|show|look|tell|explain|read|count|zoom|see|the |my |that )|"
+    r"请|描述|比较|看看|吗|呢|什么|第|那张",
+    re.I,
+)
 # Words before "one" or "picture" that describe nothing.
 _EMPTY = frozenset(
     _words(
@@ -145,6 +151,9 @@ def resolve(
                 taken.append((start, end))
             if reference is not None:
                 found.append((start, reference))
+    # Who tells of a picture they once took need not be asked which one they mean.
+    asks = not now and bool(_REQUEST.search(words))
+    found = [pair for pair in found if asks or pair[1].kind == "resolved"]
     return tuple(reference for _, reference in sorted(found, key=lambda pair: pair[0]))
 
 

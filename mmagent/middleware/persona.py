@@ -18,8 +18,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from langgraph.types import Command
 
 from mmagent.middleware.insertion import append_text
+from mmagent.middleware.system import mark_examples
 from mmagent.middleware.turns import is_user_turn, thread_id, words_of
-from mmagent.personas.lore_engine import LoreClock, activate
+from mmagent.personas.lore_engine import LoreClock, activate, estimate_tokens
 from mmagent.personas.macros import MacroContext
 from mmagent.personas.persona import Persona
 from mmagent.personas.prompt import render
@@ -80,6 +81,12 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
         spoken = tuple(entry for entry in book.entries if not entry.is_static)
         self._book = type(book)(spoken, book.scan_depth, book.token_budget, book.recursive)
 
+    @property
+    def reserve(self) -> int:
+        """How many tokens its lore and notes may add to the messages, about."""
+        notes = sum(estimate_tokens(text) + 12 for _, text in self._fixed_notes(MacroContext()))
+        return notes + (self.max_lore_tokens if self._book.entries else 0)
+
     def wrap_model_call(
         self,
         request: ModelRequest[Any],
@@ -129,19 +136,24 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
 
     def _system_message(self, given: SystemMessage | None, macros: MacroContext) -> SystemMessage:
         developer = str(given.text).strip() if given is not None else ""
-        text = self.persona.system_prompt(
-            user=self.user_name,
-            developer=developer,
-            max_example_chars=self.max_example_chars,
-            macros=MacroContext(seed=macros.seed, now=macros.now),
+        text, bare = (
+            self.persona.system_prompt(
+                user=self.user_name,
+                developer=developer,
+                max_example_chars=chars,
+                macros=MacroContext(seed=macros.seed, now=macros.now),
+            )
+            for chars in (self.max_example_chars, 0)
         )
+        examples = text.removeprefix(bare).strip() if text.startswith(bare) else ""
         if given is None:
-            return SystemMessage(content=text)
+            return mark_examples(SystemMessage(content=text), examples)
         if isinstance(given.content, str):
-            return given.model_copy(update={"content": text})
+            return mark_examples(given.model_copy(update={"content": text}), examples)
         # Blocks may carry what only one provider knows (cache marks): they stay as they are.
         below = {"type": "text", "text": text.removeprefix(developer)}
-        return given.model_copy(update={"content": [*given.content, below]})
+        changed = given.model_copy(update={"content": [*given.content, below]})
+        return mark_examples(changed, examples)
 
     def _lore(
         self, said: Sequence[AnyMessage], before: LoreClock, macros: MacroContext

@@ -109,6 +109,11 @@ def test_there_are_not_so_many() -> None:
     assert resolve("the first nine pictures", LEDGER)[0].kind == "missing"
 
 
+def test_who_tells_of_a_picture_is_not_asked() -> None:
+    assert resolve("I sold picture 12 last year.", LEDGER) == ()
+    assert resolve("This is the ninth picture of the day. Nice?", LEDGER, shown_now=[4]) == ()
+
+
 def test_several_references_in_order() -> None:
     found = resolve("Is the first picture like picture 3, or like the green picture?", LEDGER)
     assert [r.numbers for r in found] == [(1,), (3,), (4,)]
