@@ -69,6 +69,8 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
         files.append(f"{INDEX_FOLDER}/{path.name}")
     with database.writing() as db:
         index_words(db)  # The words of what is gone wait to be taken out.
+        # An index in another process's memory knows by this that it must not be saved.
+        db.execute("UPDATE meta SET value = value + 1 WHERE name = 'scrubs'")
     with database.exclusive() as db:
         database.drop_readers()
         db.execute("INSERT INTO full_text (full_text) VALUES ('optimize')")

@@ -1,21 +1,23 @@
-"""One FAISS index over all vectors of a store, for searches wider than a block can serve.
+"""A FAISS index over all vectors of a large store, for searches wider than a block can serve.
 
-It is a cache: brought up to date by the change sequence before every use, and made anew from
-the rows whenever it does not fit them. A snapshot on disk saves making it anew at the next
-start; it is written beside and put in place by a rename, and believed only if its checksum,
-its store, its embedder and a sample of its rows agree with the database. No pickle: FAISS's own
-bytes behind a line of JSON.
+Each vector is kept as its signs after a random turn, with two numbers that correct for what is
+lost (RaBitQ, Gao and Long 2024: 1 bit a dimension); all of them are scanned, a block of 32 at a
+time. What comes out best is read from the rows and scored exactly. As many are read as it takes
+until the rest cannot be nearer, judged by how far the estimates were off.
+
+It is a cache: caught up by the change sequence, and made anew from the rows whenever it does not
+fit them. What is found is what the rows say at that moment: an item that is gone, expired or
+elsewhere is never found, since its row is not. The index is made in the background, and a
+snapshot on disk saves making it anew (`snapshots`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import sqlite3
 import threading
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmagent_memory.embedding import Matrix
-from mmagent_memory.rows import MAX_VECTORS, unpack_vectors
+from mmagent_memory.moments import Moment, moment_of
+from mmagent_memory.rows import unpack_many
+from mmagent_memory.snapshots import SNAPSHOT, read_snapshot, write_snapshot
 
-__all__ = ["SNAPSHOT", "FaissIndex"]
+__all__ = ["SNAPSHOT", "FaissIndex", "Wanted"]
 
-SNAPSHOT = "vectors.faiss"
-_MAGIC = b"mmagent-vectors-1\n"
-_BATCH = 4096
-_SAMPLE = 16
+_BATCH = 2048
+_TURN = 20261122
+"""Seed of the random turn, which must be the same in every process."""
+_TRAIN = 10_000
+"""Vectors whose mean is taken for the centre."""
+_QUERY_BITS = 8
 _WORTH_SAVING = 5000
 """Vectors that must have changed before a snapshot is written again."""
+_MOST_READ = 2048
+"""Most items that are read for one search, unless a filter needs more."""
+_SPREADS = 3.0
+"""How many standard errors of the estimates a vector that is not read may be off."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What may be found.
+
+    Attributes:
+        now: Items that expire up to then may not.
+        namespaces: The numbers of the namespaces; None for all.
+        fits: Tells by the JSON of its value whether an item may be found; None for all.
+    """
+
+    now: int
+    namespaces: set[int] | None = None
+    fits: Callable[[str], bool] | None = None
+
+
+@dataclass
+class _Codes:
+    """The index proper.
+
+    Attributes:
+        items: [n] the items of the vectors in it, in order.
+        scrubs: How often things had been erased for good when it was begun.
+        seen: The change sequence up to which it is complete.
+        gone: How many of its items are gone, about.
+    """
+
+    index: Any
+    items: NDArray[np.int64]
+    scrubs: int
+    seen: int = 0
+    gone: int = 0
 
 
 class FaissIndex:
-    """The vectors of every namespace, exactly searched, numbered `item * MAX_VECTORS + place`.
+    """The codes of the vectors of every namespace.
 
     Args:
         folder: Where the snapshot lies.
@@ -45,175 +88,266 @@ class FaissIndex:
     def __init__(self, folder: Path) -> None:
         self._file = folder / SNAPSHOT
         self._lock = threading.RLock()
-        self._index: Any = None
-        self._seen = 0
-        self._changed = 0
+        self._codes: _Codes | None = None
+        self._saved = 0
+        self._tried = False
+
+    @property
+    def seen(self) -> int:
+        """The change sequence up to which it is complete; 0 while there is none."""
+        codes = self._codes
+        return codes.seen if codes else 0
+
+    def stale(self, moment: Moment) -> bool:
+        """Whether it should be made anew: a quarter is gone, or something was erased for good."""
+        codes = self._codes
+        return codes is not None and (
+            codes.gone * 4 > len(codes.items) or codes.scrubs != moment.scrubs
+        )
+
+    def ready(self, db: sqlite3.Connection, moment: Moment, dims: int, most: int) -> bool:
+        """Whether it can be searched, at most so many changes behind; loads the snapshot."""
+        self.load(db, dims)
+        with self._lock:
+            codes = self._codes
+            if codes is None or codes.index.d != dims:
+                self._codes = None
+                return False
+            return moment.newest - codes.seen <= most
+
+    def load(self, db: sqlite3.Connection, dims: int) -> None:
+        """Load the snapshot, if there is no index yet and it fits."""
+        with self._lock:
+            if self._codes is None and not self._tried:
+                self._tried = True
+                self._load(db, dims)
 
     def search(
-        self,
-        db: sqlite3.Connection,
-        query: Matrix,
-        limit: int,
-        *,
-        allowed: Collection[int] | None,
-        without: Collection[int] = (),
-    ) -> dict[int, float]:
+        self, db: sqlite3.Connection, query: Matrix, limit: int, wanted: Wanted
+    ) -> dict[int, float] | None:
         """Return the nearest items by cosine, best first; of an item's vectors the best counts.
 
+        None if too few of the nearest may be found; then another way is quicker.
+
         Args:
-            db: A reading connection; the index is first brought to what it sees.
+            db: A reading connection; what it sees is found.
             query: A unit vector, [dims].
             limit: Most items.
-            allowed: Items that may be found; None for all.
-            without: Items that may not.
+            wanted: What may be found.
         """
-        import faiss
-
         with self._lock:
-            self._catch_up(db, len(query))
-            total = self._index.ntotal
-            wanted = min(total, limit + len(without))
-            parameters = None
-            if allowed is not None:
-                items = np.fromiter(allowed, dtype=np.int64)
-                selector = faiss.IDSelectorBatch(self._numbers_of(items))
-                parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-            while wanted:
-                scores, numbers = self._index.search(query[None, :], wanted, params=parameters)
-                best: dict[int, float] = {}
-                for number, score in zip(numbers[0].tolist(), scores[0].tolist(), strict=True):
-                    item = number // MAX_VECTORS
-                    if number >= 0 and item not in without and item not in best:
-                        best[item] = float(score)
-                exhausted = wanted >= total or bool((numbers[0] < 0).any())
-                if len(best) >= limit or exhausted:
-                    return dict(list(best.items())[:limit])
-                wanted = min(total, wanted * 4)  # Items with several vectors took their places.
-            return {}
+            codes = self._codes
+            assert codes is not None
+            self._extend(db, codes)
+            total, items = len(codes.items), codes.items
+            restricted = wanted.namespaces is not None or wanted.fits is not None
+            most = _MOST_READ * (4 if restricted else 1)
+            width = max(128, 8 * limit)
+            found: dict[int, float] = {}
+            while total:
+                width = min(width, total)
+                guesses, places = _search(codes.index, query, width)
+                near = items[places]
+                found, told = _exact(db, query, near, wanted)
+                if width == total or self._settled(found, told, near, guesses, limit):
+                    break
+                if width >= most:
+                    if len(found) < limit:
+                        return None
+                    break
+                width *= 2
+            best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+            return dict(best[:limit])
+
+    @staticmethod
+    def _settled(
+        found: dict[int, float],
+        told: dict[int, float],
+        near: NDArray[np.int64],
+        guesses: Matrix,
+        limit: int,
+    ) -> bool:
+        """Whether what was not read cannot be nearer than what was found."""
+        if len(found) < limit:
+            return False
+        least = sorted(found.values(), reverse=True)[limit - 1]
+        errors = [
+            told[item] - guess
+            for item, guess in zip(near.tolist(), guesses.tolist(), strict=True)
+            if item in told
+        ]
+        spread = float(np.std(errors)) if errors else 0.0
+        return float(guesses[-1]) + _SPREADS * spread + float(np.mean(errors)) < least
+
+    def build(
+        self, read: Callable[[], AbstractContextManager[sqlite3.Connection]], dims: int
+    ) -> Iterator[int]:
+        """Bring the index up to the rows in short steps; made anew if it is stale.
+
+        Args:
+            read: Returns a context with a reading connection.
+            dims: Length of the vectors.
+
+        Yields:
+            How far it has come, after each step.
+        """
+        with read() as db:
+            moment = moment_of(db)
+            with self._lock:
+                codes = None if self.stale(moment) else self._codes
+            fresh = codes is None
+            if codes is None:
+                codes = _empty(_sample(db, dims), moment.scrubs)
+        more = True
+        try:
+            while more:
+                with read() as db, nullcontext() if fresh else self._lock:
+                    more = _take(db, codes, _BATCH)
+                yield codes.seen
+        finally:
+            # What there is serves, also when it was left off half way.
+            with self._lock:
+                if fresh and (self._codes is None or self._codes.seen <= codes.seen):
+                    self._codes = codes
 
     def save(self, db: sqlite3.Connection) -> None:
         """Write a snapshot if enough has changed; a failure costs only time at the next start."""
         import faiss
 
-        with self._lock, suppress(OSError):
-            if self._index is None or self._changed < _WORTH_SAVING:
+        with self._lock:
+            codes = self._codes
+            if codes is None or abs(codes.seen - self._saved) < _WORTH_SAVING:
                 return
-            payload = faiss.serialize_index(self._index).tobytes()
-            header = json.dumps(
-                {
-                    **_identity(db),
-                    "seen": self._seen,
-                    "sample": self._sample(db),
-                    "sha256": hashlib.sha256(payload).hexdigest(),
-                }
-            )
-            self._file.parent.mkdir(exist_ok=True)
-            temporary = self._file.with_name(f"{SNAPSHOT}.{os.getpid()}.tmp")
-            with temporary.open("wb") as file:
-                file.write(_MAGIC + header.encode("ascii") + b"\n" + payload)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._file)
-            self._changed = 0
+            if codes.scrubs != moment_of(db).scrubs:
+                return  # It still knows what is to be gone from the disk.
+            payload = faiss.serialize_index(codes.index).tobytes()
+            if write_snapshot(self._file, db, payload, codes.items, codes.seen):
+                self._saved = codes.seen
 
     def clear(self) -> None:
         """Forget everything; the snapshot is somebody else's to remove."""
         with self._lock:
-            self._index, self._seen, self._changed = None, 0, 0
+            self._codes, self._saved, self._tried = None, 0, True
 
-    def _catch_up(self, db: sqlite3.Connection, dims: int) -> None:
-        import faiss
-
-        if self._index is None or self._index.d != dims:
-            self._load(db, dims)
-        if self._index is None:
-            self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dims))
-            self._seen, self._changed = 0, 0
-        removed = db.execute(
-            "SELECT seq, item FROM tombstones WHERE seq > ? ORDER BY seq", (self._seen,)
-        ).fetchall()
-        gone = np.array([item for _, item in removed if item <= self._seen], dtype=np.int64)
-        if len(gone):
-            self._changed += int(self._index.remove_ids(self._numbers_of(gone)))
-        rows = db.execute(
-            "SELECT id, kinds, vectors FROM items WHERE id > ? ORDER BY id", (self._seen,)
-        )
-        newest = max([self._seen, *(seq for seq, _ in removed)])
-        while batch := rows.fetchmany(_BATCH):
-            newest = max(newest, batch[-1][0])
-            whole = [row for row in batch if row[1]]
-            if whole:
-                matrix = np.concatenate([unpack_vectors(n, k, v, dims) for n, k, v in whole])
-                numbers = np.concatenate(
-                    [row[0] * MAX_VECTORS + np.arange(len(row[1])) for row in whole]
-                ).astype(np.int64)
-                self._index.add_with_ids(matrix, numbers)
-                self._changed += len(numbers)
-        self._seen = newest
-
-    def _numbers_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers in the index of all vectors of items."""
-        import faiss
-
-        known: NDArray[np.int64] = faiss.vector_to_array(self._index.id_map)
-        return known[np.isin(known // MAX_VECTORS, items)]
+    def _extend(self, db: sqlite3.Connection, codes: _Codes) -> None:
+        while _take(db, codes, _BATCH):
+            pass
 
     def _load(self, db: sqlite3.Connection, dims: int) -> None:
         import faiss
 
-        self.clear()
+        found = read_snapshot(self._file, db)
+        if found is None:
+            return
+        payload, items, seen = found
         try:
-            data = self._file.read_bytes()
-            if not data.startswith(_MAGIC):
-                return
-            end = data.index(b"\n", len(_MAGIC))
-            header = json.loads(data[len(_MAGIC) : end])
-            payload = data[end + 1 :]
-            if hashlib.sha256(payload).hexdigest() != header["sha256"]:
-                return
-            if any(header[name] != value for name, value in _identity(db).items()):
-                return
-            if not _belongs(db, header["seen"], header["sample"]):
-                return
-            index = faiss.deserialize_index(np.frombuffer(payload, dtype=np.uint8))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            index = faiss.deserialize_index(payload)
+            inner = faiss.downcast_index(faiss.downcast_index(index).index)
+        except (RuntimeError, AttributeError):
             # Whatever is wrong with a cache, the rows are the truth.
             return
-        if index.d == dims:
-            self._index, self._seen = index, header["seen"]
-
-    def _sample(self, db: sqlite3.Connection) -> list[list[int]]:
-        """Return some items with their checksums, spread over the ids."""
-        step = max(1, self._seen // _SAMPLE)
-        found = []
-        for start in range(1, self._seen + 1, step):
-            row = db.execute(
-                "SELECT id, crc FROM items WHERE id >= ? AND id <= ? LIMIT 1", (start, self._seen)
-            ).fetchone()
-            if row:
-                found.append(list(row))
-        return found
+        if index.d == dims and index.ntotal == len(items):
+            inner.qb = _QUERY_BITS
+            self._codes = _Codes(index, items, moment_of(db).scrubs, seen)
+            self._saved = seen
 
 
-def _identity(db: sqlite3.Connection) -> dict[str, Any]:
-    wanted = ("store", "embedder", "dims")
-    return dict(db.execute("SELECT name, value FROM meta WHERE name IN (?, ?, ?)", wanted))
+def _empty(sample: Matrix, scrubs: int) -> _Codes:
+    import faiss
+
+    dims = sample.shape[1]
+    turn = faiss.RandomRotationMatrix(dims, dims)
+    turn.init(_TURN)
+    codes = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
+    codes.qb = _QUERY_BITS
+    index = faiss.IndexPreTransform(turn, codes)
+    with _one_thread():
+        index.train(sample)
+    return _Codes(index, np.zeros(0, dtype=np.int64), scrubs)
 
 
-def _belongs(db: sqlite3.Connection, seen: int, sample: list[list[int]]) -> bool:
-    """Whether a snapshot was made of this database's past, not of a copy that went on."""
-    newest = db.execute(
-        "SELECT max(coalesce((SELECT max(id) FROM items), 0), "
-        "coalesce((SELECT max(seq) FROM tombstones), 0))"
-    ).fetchone()[0]
-    if seen > newest:
+def _sample(db: sqlite3.Connection, dims: int) -> Matrix:
+    newest = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0]
+    step = max(1, newest // _TRAIN)
+    rows = db.execute(
+        "SELECT id, kinds, vectors FROM items WHERE id % ? = 0 AND kinds != x'' LIMIT ?",
+        (step, _TRAIN),
+    ).fetchall()
+    matrix = unpack_many(rows, dims)[2]
+    return np.ascontiguousarray(matrix) if len(matrix) else np.eye(dims, dtype=np.float32)
+
+
+def _take(db: sqlite3.Connection, codes: _Codes, most: int) -> bool:
+    """Take in up to `most` items; return whether there may be more."""
+    dims = codes.index.d
+    newest = moment_of(db).newest
+    if newest <= codes.seen:
         return False
-    for number, crc in sample:
-        row = db.execute("SELECT crc FROM items WHERE id = ?", (number,)).fetchone()
-        if row is None:
-            gone = "SELECT 1 FROM tombstones WHERE item = ? AND seq > ? LIMIT 1"
-            if db.execute(gone, (number, seen)).fetchone() is None:
-                return False
-        elif row[0] != crc:
-            return False
-    return True
+    rows = db.execute(
+        "SELECT id, kinds, vectors FROM items WHERE id > ? ORDER BY id LIMIT ?", (codes.seen, most)
+    ).fetchall()
+    items, _, matrix = unpack_many(rows, dims)
+    if len(items):
+        with _one_thread():
+            codes.index.add(np.ascontiguousarray(matrix))
+        codes.items = np.concatenate([codes.items, items])
+    before, codes.seen = codes.seen, rows[-1][0] if len(rows) == most else newest
+    codes.gone += db.execute(
+        "SELECT count(*) FROM tombstones WHERE seq > ? AND seq <= ? AND item <= ?",
+        (before, codes.seen, before),
+    ).fetchone()[0]
+    return len(rows) == most
+
+
+def _search(index: Any, query: Matrix, width: int) -> tuple[Matrix, NDArray[np.int64]]:
+    with _one_thread():
+        scores, places = index.search(query[None, :], width)
+    known = places[0] >= 0
+    return scores[0][known], places[0][known]
+
+
+def _exact(
+    db: sqlite3.Connection, query: Matrix, near: NDArray[np.int64], wanted: Wanted
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the cosines of those items that may be found, and of all that are there."""
+    found: dict[int, float] = {}
+    told: dict[int, float] = {}
+    numbers = list(dict.fromkeys(near.tolist()))
+    for start in range(0, len(numbers), _PLACES):
+        part = numbers[start : start + _PLACES]
+        rows = db.execute(_READ, (*part, *[-1] * (_PLACES - len(part)), wanted.now)).fetchall()
+        items, _, matrix = unpack_many(rows, len(query))
+        if not len(items):
+            continue
+        starts = np.flatnonzero(np.diff(items, prepend=-1))
+        best = np.maximum.reduceat(matrix @ query, starts)
+        scores = dict(zip(items[starts].tolist(), best.tolist(), strict=True))
+        told |= scores
+        for number, _, _, namespace, value in rows:
+            if number not in scores:
+                continue
+            if wanted.namespaces is not None and namespace not in wanted.namespaces:
+                continue
+            if wanted.fits is None or wanted.fits(value):
+                found[number] = scores[number]
+    return found, told
+
+
+_PLACES = 128
+_READ = (
+    "SELECT id, kinds, vectors, ns, value FROM items "  # noqa: S608
+    f"WHERE id IN ({', '.join('?' * _PLACES)}) AND (expires IS NULL OR expires > ?)"
+)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep FAISS to one thread: its pool makes small searches many times slower on busy cores."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

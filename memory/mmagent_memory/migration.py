@@ -18,9 +18,12 @@ __all__ = ["statements", "upgrade"]
 
 def statements(script: str) -> Iterator[str]:
     """Yield the statements of a script; `executescript` would commit what is open."""
-    for statement in script.split(";\n"):
-        if statement.strip():
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
             yield statement
+            statement = ""
 
 
 def upgrade(db: sqlite3.Connection, *, items: str, full_text: str, version: int) -> None:
@@ -50,7 +53,12 @@ def upgrade(db: sqlite3.Connection, *, items: str, full_text: str, version: int)
 def _to_version_2(db: sqlite3.Connection, items: str, full_text: str) -> None:
     db.create_function("item_crc", 18, _crc_of_old, deterministic=True)
     db.execute("DROP TABLE full_text")
-    for index in ("items_by_key", "items_by_namespace", "items_by_expiry"):
+    for index in (
+        "items_by_key",
+        "items_by_namespace",
+        "items_by_expiry",
+        "tombstones_by_namespace",
+    ):
         db.execute(f"DROP INDEX IF EXISTS {index}")
     db.execute("ALTER TABLE items RENAME TO items_of_version_1")
     for statement in statements(items):

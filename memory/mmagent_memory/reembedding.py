@@ -61,4 +61,5 @@ def reembed(database: Database, vectorizer: Vectorizer) -> int:
                     for put, mine in zip(puts, vectors, strict=True)
                 ]
             )
+        writer.finish()
     return count

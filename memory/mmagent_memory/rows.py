@@ -35,6 +35,7 @@ __all__ = [
     "path_of",
     "to_json",
     "ttl_us",
+    "unpack_many",
     "unpack_vectors",
 ]
 
@@ -240,8 +241,9 @@ def pack_vectors(vectors: Vectors | None) -> tuple[bytes, bytes]:
             f"One item would have {len(vectors.kinds)} vectors; index fewer fields, up to "
             f"{MAX_VECTORS}."
         )
-    data = vectors.matrix.astype("<f4").tobytes()
-    return vectors.kinds, data + zlib.crc32(vectors.kinds + data).to_bytes(4, "little")
+    data = vectors.matrix.astype("<f4", copy=False).tobytes()
+    crc = zlib.crc32(data, zlib.crc32(vectors.kinds))
+    return vectors.kinds, data + crc.to_bytes(4, "little")
 
 
 def unpack_vectors(number: int, kinds: bytes, blob: bytes, dims: int) -> Matrix:
@@ -259,3 +261,32 @@ def unpack_vectors(number: int, kinds: bytes, blob: bytes, dims: int) -> Matrix:
         )
     numbers: NDArray[np.float32] = np.frombuffer(data, dtype="<f4")
     return numbers.reshape(len(kinds), dims)
+
+
+def unpack_many(
+    rows: Sequence[tuple[int, bytes, bytes, Any]], dims: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], Matrix]:
+    """Return the vectors of many items: items [n], kinds [n], matrix [n, dims].
+
+    Args:
+        rows: (id, kinds, vectors, anything) of each item; those without vectors are left out.
+        dims: Length of a vector.
+
+    Raises:
+        CorruptStoreError: Some do not match their checksum.
+    """
+    whole = [row for row in rows if row[1]]
+    parts = []
+    for number, kinds, blob, *_ in whole:
+        crc = int.from_bytes(blob[-4:], "little")
+        if zlib.crc32(memoryview(blob)[:-4], zlib.crc32(kinds)) != crc or len(
+            blob
+        ) != 4 + 4 * dims * len(kinds):
+            unpack_vectors(number, kinds, blob, dims)  # Says what is wrong.
+        parts.append(blob[:-4])
+    numbers = np.fromiter((row[0] for row in whole), dtype=np.int64, count=len(whole))
+    every = b"".join([row[1] for row in whole])
+    if len(every) != len(whole):
+        numbers = np.repeat(numbers, [len(row[1]) for row in whole])
+    matrix = np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(every), dims)
+    return numbers, np.frombuffer(every, dtype=np.uint8), matrix

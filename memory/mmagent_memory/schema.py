@@ -4,17 +4,21 @@
     items        one row a memory or item; never changed in place: an update is a new row
                  (only `expires` moves, when an item that was read lives on)
     full_text    FTS5 over the text columns of `items`, which it reads but does not copy
-    searchable   which items it holds: those up to the number that `meta` has under "words"
+    leaving      the words of items that are gone but still in full text
+    searchable   what full text holds: the items up to the number that `meta` has under "words",
+                 and those in `leaving`
     tombstones   which rows went, when; together with the ids of `items` the change sequence
     images       pictures by the SHA-256 of their bytes
     item_images  which item shows which picture
-    meta         the store's id, the embedder's fingerprint and dimension
+    meta         the store's id, the embedder's fingerprint and dimension; under "namespaces"
+                 and "scrubs" how often a namespace came or went and something was erased for good
 
 **The change sequence.** Ids of items and of tombstones come from one counter that only rises.
 Who has seen everything up to n is brought up to date by the items and tombstones above n.
 
 **Full text lags behind.** A write stores the words of an item with it; the index over them takes
-them in later, many at once (`words`), which costs a tenth of taking them in one by one.
+them in later, many at once (`words`), which costs a tenth of taking them in one by one. What is
+removed meanwhile leaves its words in `leaving` until they are taken out there too.
 
 **Versions.** 1: the checksum covered key, value and words, and full text was written with each
 item. 2: it covers the whole item. A store of version 1 is brought to 2 when it is opened, in one
@@ -56,9 +60,22 @@ CREATE UNIQUE INDEX items_by_key ON items (ns, key);
 CREATE INDEX items_by_namespace ON items (ns);
 CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
 """
+_CACHES = """
+CREATE TABLE leaving (
+    id INTEGER PRIMARY KEY, body TEXT, about TEXT, caption TEXT, context TEXT
+);
+CREATE TRIGGER namespace_made AFTER INSERT ON namespaces BEGIN
+    UPDATE meta SET value = value + 1 WHERE name = 'namespaces';
+END;
+CREATE TRIGGER namespace_gone AFTER DELETE ON namespaces BEGIN
+    UPDATE meta SET value = value + 1 WHERE name = 'namespaces';
+END;
+INSERT INTO meta VALUES ('namespaces', 0), ('scrubs', 0);
+"""
 _FULL_TEXT = """
 CREATE VIEW searchable AS SELECT id, body, about, caption, context FROM items
-    WHERE body IS NOT NULL AND id <= (SELECT value FROM meta WHERE name = 'words');
+    WHERE body IS NOT NULL AND id <= (SELECT value FROM meta WHERE name = 'words')
+    UNION ALL SELECT id, body, about, caption, context FROM leaving;
 CREATE VIRTUAL TABLE full_text USING fts5(
     body, about, caption, context,
     content='searchable', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
@@ -69,8 +86,8 @@ _TABLES = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
 {_ITEMS}
+{_CACHES}
 CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
-CREATE INDEX tombstones_by_namespace ON tombstones (ns);
 CREATE TABLE images (
     hash BLOB PRIMARY KEY, mime TEXT NOT NULL, width INTEGER, height INTEGER, data BLOB NOT NULL
 );
@@ -94,9 +111,14 @@ def create_or_check(db: sqlite3.Connection, where: str, *, may_create: bool) -> 
         NewerStoreError: A newer version wrote it.
         CorruptStoreError: It is another program's database or has lost its tables.
     """
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    if version == 0 and application == 0 and not _has_tables(db):
+    db.execute("BEGIN")  # All of it at one moment: another process may be making the store.
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        empty = not _has_tables(db)
+    finally:
+        db.execute("ROLLBACK")
+    if version == 0 and application == 0 and empty:
         if not may_create:
             raise CorruptStoreError(
                 f"{where} is empty, though a store was made there; put back a copy of it from a "
@@ -115,7 +137,7 @@ def create_or_check(db: sqlite3.Connection, where: str, *, may_create: bool) -> 
             f"up to {VERSION}); upgrade with: pip install --upgrade mmagent"
         )
     if version < VERSION:
-        upgrade(db, items=_ITEMS, full_text=_FULL_TEXT, version=VERSION)
+        upgrade(db, items=_ITEMS + _CACHES, full_text=_FULL_TEXT, version=VERSION)
 
 
 def _has_tables(db: sqlite3.Connection) -> bool:

@@ -12,13 +12,11 @@ import numpy as np
 from langgraph.store.base import ListNamespacesOp, MatchCondition
 from numpy.typing import NDArray
 
-from mmagent_memory.blocks import BlockCache
-from mmagent_memory.embedding import Matrix
+from mmagent_memory.blocks import BlockCache, View
 from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.filters import matches
+from mmagent_memory.moments import moment_of
 from mmagent_memory.rows import (
-    IMAGE,
-    TEXT,
     Row,
     Vectors,
     bytes_of,
@@ -26,6 +24,7 @@ from mmagent_memory.rows import (
     path_of,
     unpack_vectors,
 )
+from mmagent_memory.scoring import nearest, similarities
 from mmagent_memory.text import full_text_query
 from mmagent_memory.words import words_behind
 
@@ -33,6 +32,7 @@ __all__ = ["Reader", "Scope", "nearest", "similarities"]
 
 _ALIVE = "(items.expires IS NULL OR items.expires > :now)"
 _JOINED = "items JOIN namespaces ON namespaces.id = items.ns"
+_LENGTHS = (16, 64, 500)
 _CHUNK = 500
 """Most ids in one SQL statement."""
 
@@ -43,6 +43,8 @@ class Scope:
 
     condition: str
     parameters: dict[str, Any]
+    low: bytes = b""
+    high: bytes = b""
 
     @classmethod
     def of(cls, prefix: Sequence[str]) -> Scope:
@@ -54,6 +56,8 @@ class Scope:
         return cls(
             "items.ns IN (SELECT id FROM namespaces WHERE path >= :low AND path < :high)",
             {"low": path, "high": path[:-1] + b"/"},
+            path,
+            path[:-1] + b"/",
         )
 
 
@@ -71,6 +75,7 @@ class Reader:
         self.db = db
         self.now = now
         self.blocks = blocks
+        self.moment = moment_of(db)
         self._settle = settle
 
     def get(self, namespace: Sequence[str], key: str) -> Row | None:
@@ -123,11 +128,16 @@ class Reader:
         """Return items by their numbers; those that are gone are left out."""
         found = {}
         for start in range(0, len(numbers), _CHUNK):
-            wanted = ",".join(str(int(number)) for number in numbers[start : start + _CHUNK])
+            wanted = [int(number) for number in numbers[start : start + _CHUNK]]
+            # In a few lengths only, so that SQLite has the statement ready.
+            room = next(size for size in _LENGTHS if size >= len(wanted))
             for columns in self.db.execute(
-                f"SELECT {Row.COLUMNS} FROM {_JOINED} "  # noqa: S608
-                f"WHERE items.id IN ({wanted}) AND {_ALIVE}",
-                {"now": self.now},
+                f"SELECT {Row.COLUMNS} FROM items "  # noqa: S608
+                # An item whose namespace is lost is damaged, not absent.
+                "LEFT JOIN namespaces ON namespaces.id = items.ns "
+                f"WHERE items.id IN ({', '.join('?' * room)}) "
+                "AND (items.expires IS NULL OR items.expires > ?)",
+                (*wanted, *[-1] * (room - len(wanted)), self.now),
             ):
                 row = Row.from_columns(columns)
                 found[row.id] = row
@@ -198,23 +208,34 @@ class Reader:
 
     def expired(self) -> NDArray[np.int64]:
         """Return the items that have expired but are still stored."""
+        if self.moment.expiry is None or self.moment.expiry > self.now:
+            return np.zeros(0, dtype=np.int64)
         rows = self.db.execute("SELECT id FROM items WHERE expires <= ?", (self.now,)).fetchall()
         return np.array([number for (number,) in rows], dtype=np.int64)
 
-    def vectors(self, prefix: Sequence[str], dims: int) -> list[tuple[Any, Any, Matrix]]:
-        """Return the vectors in a scope as blocks of (items [n], kinds [n], matrix [n, dims])."""
+    def is_small(self, prefix: Sequence[str], limit: int) -> bool:
+        """Whether a scope has about as few items as a limit."""
         scope = Scope.of(prefix)
-        found = []
+        return self.blocks.holds_at_most(self.db, self.moment, scope.low, scope.high, limit)
+
+    def namespace_numbers(self, prefix: Sequence[str]) -> set[int]:
+        """Return the numbers of the namespaces below a prefix."""
+        scope = Scope.of(prefix)
         condition = scope.condition.replace("items.ns", "id")
-        for (namespace,) in self.db.execute(
+        rows = self.db.execute(
             f"SELECT id FROM namespaces WHERE {condition}",  # noqa: S608
             scope.parameters,
-        ).fetchall():
-            block = self.blocks.get(self.db, namespace, dims)
-            if block.count:
-                end = block.count
-                found.append((block.items[:end], block.kinds[:end], block.matrix[:end]))
-        return found
+        )
+        return {number for (number,) in rows}
+
+    def vectors(self, prefix: Sequence[str], dims: int) -> list[View]:
+        """Return the vectors in a scope as blocks of (items [n], kinds [n], matrix [n, dims]).
+
+        Item 0 is one that was removed.
+        """
+        scope = Scope.of(prefix)
+        view = self.blocks.get(self.db, self.moment, scope.low, scope.high, dims)
+        return [view] if len(view[0]) else []
 
     def by_words(
         self,
@@ -233,6 +254,7 @@ class Reader:
             # From here on this reads as of now.
             self.db.execute("COMMIT")
             self.db.execute("BEGIN")
+            self.moment = moment_of(self.db)
         scope = Scope.of(prefix)
         rows = self.db.execute(
             # CROSS JOIN keeps the order: first the words, then whose they are.
@@ -268,67 +290,6 @@ class Reader:
         every = [labels_of(path) for (path,) in rows]
         found = {labels[: op.max_depth] for labels in every if all(test(labels) for test in tests)}
         return sorted(found)[op.offset : op.offset + op.limit]
-
-
-def similarities(
-    blocks: list[tuple[Any, Any, Matrix]], query: Matrix, kinds: tuple[int, ...] = (TEXT, IMAGE)
-) -> tuple[NDArray[np.int64], Matrix]:
-    """Return every item with a vector, [n], and its cosine to a question, [n].
-
-    Of an item's vectors the best counts.
-
-    Args:
-        blocks: As from `Reader.vectors`.
-        query: A unit vector, [dims].
-        kinds: Which vectors count.
-    """
-    numbers, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
-    for items, of_kind, matrix in blocks:
-        similar = matrix @ query
-        if len(kinds) == 1:
-            keep = of_kind == kinds[0]
-            items, similar = items[keep], similar[keep]
-        if len(items):
-            # The vectors of one item follow each other.
-            starts = np.flatnonzero(np.diff(items, prepend=items[0] - 1))
-            numbers.append(items[starts])
-            scores.append(np.maximum.reduceat(similar, starts))
-    return np.concatenate(numbers), np.concatenate(scores)
-
-
-def nearest(
-    blocks: list[tuple[Any, Any, Matrix]],
-    query: Matrix,
-    *,
-    limit: int,
-    allowed: Collection[int] | None = None,
-    expired: NDArray[np.int64] | None = None,
-) -> dict[int, float]:
-    """Return the nearest items by cosine, best first, exactly.
-
-    Args:
-        blocks: As from `Reader.vectors`.
-        query: A unit vector, [dims].
-        limit: Most items.
-        allowed: Items that may be found; None for all.
-        expired: Items that may not.
-    """
-    if limit <= 0:
-        return {}
-    numbers, scores = similarities(blocks, query)
-    keep = np.ones(len(numbers), dtype=bool)
-    if allowed is not None:
-        keep &= np.isin(numbers, np.fromiter(allowed, dtype=np.int64))
-    if expired is not None and len(expired):
-        keep &= ~np.isin(numbers, expired)
-    numbers, scores = numbers[keep], scores[keep]
-    if len(numbers) > 4 * limit:
-        # Everything that ties with the last one stays, so that ties fall by number below.
-        least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-        top = scores >= least
-        numbers, scores = numbers[top], scores[top]
-    order = np.lexsort((numbers, -scores))[:limit]
-    return {int(numbers[place]): float(scores[place]) for place in order}
 
 
 def _condition(condition: MatchCondition) -> Callable[[tuple[str, ...]], bool]:

@@ -7,6 +7,7 @@ and, across more than one user's memories, in a FAISS index that is one too (`fa
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,12 +29,14 @@ from langgraph.store.base import (
 )
 
 from mmagent_memory.blocks import BlockCache
+from mmagent_memory.committing import Committer
 from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
 from mmagent_memory.erasing import INDEX_FOLDER
 from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
-from mmagent_memory.faiss_index import FaissIndex
-from mmagent_memory.filters import check_filter
+from mmagent_memory.faiss_index import FaissIndex, Wanted
+from mmagent_memory.filters import check_filter, matches
+from mmagent_memory.indexer import Indexer
 from mmagent_memory.reembedding import reembed
 from mmagent_memory.rows import Put, Row, now_us
 from mmagent_memory.search import Reader, nearest
@@ -49,7 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["EXACT_LIMIT", "FaissStore"]
 
 EXACT_LIMIT = 20_000
-"""Items up to which a search runs over the blocks of their namespaces."""
+"""Items up to which a search compares every vector of its scope."""
+_BEHIND = 20_000
+"""Changes that a search lets the index catch up with, rather than leave that to the background."""
 
 
 class FaissStore(BaseStore):
@@ -96,6 +101,8 @@ class FaissStore(BaseStore):
         self.blocks = BlockCache()
         self.index = FaissIndex(self.path / INDEX_FOLDER)
         self.exact_limit = EXACT_LIMIT
+        self._committer = Committer(self.database, self.vectorizer.check_unchanged)
+        self._indexer = Indexer(self.database, self.index)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out operations: the reads first, all at one moment, then the writes, all or none.
@@ -129,9 +136,9 @@ class FaissStore(BaseStore):
         prepared = [PreparedPut(put, self.vectorizer.words_of(put)) for put in puts]
         for one, vectors in zip(prepared, self.vectorizer.vectors_of(puts), strict=True):
             one.with_vectors(vectors)
-        with self.database.writing() as db:
-            self.vectorizer.check_unchanged(db)
-            Writer(db).apply(prepared)
+        newest = self._committer.write(prepared)
+        if self.vectorizer.enabled and newest > self.exact_limit:
+            self._indexer.notice(newest)
 
     def sweep_ttl(self) -> int:
         """Remove every expired item; return how many went.
@@ -171,6 +178,7 @@ class FaissStore(BaseStore):
 
     def close(self) -> None:
         """Close the files. The store is whole without this too."""
+        self._indexer.finish()
         if not self.database.closed:
             with suppress(MemoryStoreError), self.database.reading() as db:
                 self.index.save(db)
@@ -228,19 +236,10 @@ class FaissStore(BaseStore):
         prefix, start, end = op.namespace_prefix, op.offset, op.offset + op.limit
         if not op.query:
             return [(row, None) for row in reader.page(prefix, op.filter, op.limit, start)]
-        allowed = reader.allowed(prefix, op.filter)
-        if self.vectorizer.enabled and reader.count(prefix) > self.exact_limit:
-            ranked = self._search_widely(reader, op, queries[op.query], allowed)
-        elif self.vectorizer.enabled:
-            dims = self.vectorizer.dims(reader.db)
-            ranked = nearest(
-                reader.vectors(prefix, dims),
-                queries[op.query],
-                limit=end,
-                allowed=allowed,
-                expired=reader.expired(),
-            )
+        if self.vectorizer.enabled:
+            ranked = self._nearest(reader, op, queries[op.query])
         else:
+            allowed = reader.allowed(prefix, op.filter)
             ranked = reader.by_words(prefix, question_words(op.query), end, allowed=allowed)
         rows = reader.rows(list(ranked)[start:end])
         found: list[tuple[Row, float | None]] = [
@@ -253,19 +252,51 @@ class FaissStore(BaseStore):
             found += [(row, None) for row in rest]
         return found
 
-    def _search_widely(
-        self, reader: Reader, op: SearchOp, query: Matrix, allowed: set[int] | None
-    ) -> dict[int, float]:
-        """Search more than one user's memories: through the index over everything."""
-        if allowed is None and op.namespace_prefix:
-            allowed = reader.numbers(op.namespace_prefix)
+    def _nearest(self, reader: Reader, op: SearchOp, query: Matrix) -> dict[int, float]:
+        """Return the nearest items, best first: exactly in a small scope, else by the index."""
+        prefix, limit = op.namespace_prefix, op.offset + op.limit
+        dims = self.vectorizer.dims(reader.db)
+        if limit > 0 and dims and not reader.is_small(prefix, self.exact_limit):
+            found = self._nearest_by_index(reader, op, query, dims)
+            if found is not None:
+                return found
+        return nearest(
+            reader.vectors(prefix, dims),
+            query,
+            limit=limit,
+            allowed=reader.allowed(prefix, op.filter),
+            expired=reader.expired(),
+        )
+
+    def _nearest_by_index(
+        self, reader: Reader, op: SearchOp, query: Matrix, dims: int
+    ) -> dict[int, float] | None:
+        """Return the nearest items by the index over everything; None where it is of no use."""
+        prefix, db, moment = op.namespace_prefix, reader.db, reader.moment
+        if prefix and reader.is_small(prefix, moment.newest // 4):
+            return None  # Most of what it finds would be others'.
+        ready = self.index.ready(db, moment, dims, _BEHIND)
+        if not ready or self.index.stale(moment):
+            self._indexer.start(dims)
+        if not ready:
+            return None
+        if not prefix:
+            self.blocks.drop(b"")  # It served while there was no index.
+        conditions = op.filter
         return self.index.search(
-            reader.db,
+            db,
             query,
             op.offset + op.limit,
-            allowed=allowed,
-            without=set(reader.expired().tolist()),
+            Wanted(
+                now=reader.now,
+                namespaces=reader.namespace_numbers(prefix) if prefix else None,
+                fits=(lambda value: matches(json.loads(value), conditions)) if conditions else None,
+            ),
         )
+
+    def wait_for_index(self) -> None:
+        """Wait until the index that is being made in the background, if any, is done."""
+        self._indexer.wait()
 
 
 def _item(row: Row) -> Item:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+_COLUMNS = "body, about, caption, context"
+
 __all__ = ["index_words", "words_behind", "words_upto"]
 
 
@@ -13,23 +15,33 @@ def words_upto(db: sqlite3.Connection) -> int:
     return int(found[0]) if found else 0
 
 
-def index_words(db: sqlite3.Connection) -> int:
-    """Take in the words of all items that full text does not have yet; return the last's number.
+def index_words(db: sqlite3.Connection) -> None:
+    """Bring full text up to the items: take in what is new, take out what is gone.
 
     Args:
         db: The writing connection, in a transaction.
     """
-    seen = words_upto(db)
-    newest: int = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0]
+    seen, newest = words_upto(db), _newest(db)
     if newest > seen:
         db.execute(
-            "INSERT INTO full_text (rowid, body, about, caption, context) "
-            "SELECT id, body, about, caption, context FROM items "
+            f"INSERT INTO full_text (rowid, {_COLUMNS}) SELECT id, {_COLUMNS} FROM items "  # noqa: S608
             "WHERE id > ? AND body IS NOT NULL ORDER BY id",
             (seen,),
         )
         db.execute("UPDATE meta SET value = ? WHERE name = 'words'", (newest,))
-    return max(newest, seen)
+    if db.execute("SELECT 1 FROM leaving LIMIT 1").fetchone():
+        db.execute(
+            f"INSERT INTO full_text (full_text, rowid, {_COLUMNS}) "  # noqa: S608
+            f"SELECT 'delete', id, {_COLUMNS} FROM leaving"
+        )
+        db.execute("DELETE FROM leaving")
+
+
+def _newest(db: sqlite3.Connection) -> int:
+    items, removed = db.execute(
+        "SELECT (SELECT max(id) FROM items), (SELECT max(seq) FROM tombstones)"
+    ).fetchone()
+    return max(items or 0, removed or 0)
 
 
 def words_behind(db: sqlite3.Connection) -> bool:
