@@ -22,11 +22,7 @@ def _chat(settings: ChatSettings, *, resume: bool, quiet: bool, as_json: bool) -
     can stand in a YAML file too (lora.r is --lora-r). The output folder has
     the adapter, curves, a report and a model card.
 
-    \b
-    mmagent finetune example-data shapes
-    mmagent finetune chat --output pip \\
-        --data shapes/dialogues.jsonl
-    mmagent chat --adapter pip/adapter
+    `mmagent finetune example-data FOLDER` makes rows to try it with.
     """
     from mmagent.finetune.training import finetune_chat
 

@@ -305,9 +305,11 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1])
         every = [leaf for leaf, _, _ in leaves(kind)]
-        close = difflib.get_close_matches(path[-1], known, n=3, cutoff=0.5)
-        close += [leaf for leaf in every if leaf.split(".")[-1] == path[-1] and leaf not in close]
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
+        close = [leaf for leaf in every if leaf.split(".")[-1] == path[-1] and "." in leaf]
+        close = close or difflib.get_close_matches(path[-1], known, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else ""
+        if len(known) <= 8 or not close:
+            hint = f"{hint} Known are {', '.join(known)}.".strip()
         return f"there is no setting {name!r}; {hint}"
     reason = str(first["msg"]).removeprefix("Value error, ")
     reason = f"{reason[:1].lower()}{reason[1:]}"

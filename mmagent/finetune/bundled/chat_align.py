@@ -24,7 +24,7 @@ from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.dialogues_picture import NUMBERS, Gallery, Shown
 from mmagent.finetune.bundled.scenes import SHADES
 
-__all__ = ["Lexicon", "align", "detectors", "named_right"]
+__all__ = ["Lexicon", "align", "detectors", "named_right", "place_detectors"]
 
 SIDES = ("left", "right", "top", "bottom")
 _OBJECT, _COLOUR, _BACKGROUND, _PLACE = 1.0, 0.6, 0.6, 0.7
@@ -153,6 +153,61 @@ def detectors(
         weight, bias = _ridge(units, 1e-3)
         second.weight.copy_(weight.T)
         second.bias.copy_(bias + lexicon.mean)
+
+
+def place_detectors(
+    projector: Any, features: npt.NDArray[np.float16], lexicon: Lexicon,
+    *, threshold: float = 0.1, gain: float = 4.0, loud: float = 0.6, pictures: int = 3000,
+) -> float:  # fmt: skip
+    """Let every cell say where in the picture it lies: "left", "right", "top", "bottom".
+
+    A ridge regression reads the place off the features (borders leave traces in a convolution).
+    Four hidden units that say least give way to it: each is the GELU of how far to its side a
+    cell lies, and writes that side's vector.
+
+    Args:
+        projector: `linear_1`, GELU, `linear_2`.
+        features: the tower's, [N, T, F].
+        lexicon: the words' vectors.
+        threshold: how far from the middle a cell must lie.
+        gain: how sharply the threshold cuts.
+        loud: how much of the word the outermost cells say.
+        pictures: how many to fit on.
+
+    Returns:
+        The share of cells beside the middle column whose side is told right (on what was fitted).
+    """
+    grid = round(features.shape[1] ** 0.5)
+    step = max(1, len(features) // pictures)
+    cells = torch.arange(grid * grid)
+    middle = (grid - 1) / 2
+    across, down = (cells % grid - middle) / middle, (cells // grid - middle) / middle
+    place = torch.stack([across, down], 1)  # [T, 2] in -1 … 1
+    chosen = features[::step]
+
+    def read(start: int) -> Tensor:
+        return torch.from_numpy(chosen[start : start + 256].astype(np.float32))  # [n, T, F]
+
+    def pairs() -> Iterable[tuple[Tensor, Tensor]]:
+        for start in range(0, len(chosen), 256):
+            x = read(start)
+            yield x.flatten(0, 1), place.repeat(len(x), 1)
+
+    first, second = projector.linear_1, projector.linear_2
+    with torch.no_grad():
+        weight, bias = _ridge(pairs(), 0.01)  # [F, 2], [2]
+        guess = read(0) @ weight + bias
+        off = across != 0
+        right = float(((guess[..., 0] > 0) == (across > 0))[:, off].float().mean())
+        free = second.weight[:, len(lexicon.words) :].norm(dim=0).argsort()[:4]
+        units = free + len(lexicon.words)
+        signs = ((0, -1.0), (0, 1.0), (1, -1.0), (1, 1.0))  # as SIDES are ordered
+        for unit, side, (axis, sign) in zip(units.tolist(), SIDES, signs, strict=True):
+            first.weight[unit] = gain * sign * weight[:, axis]
+            first.bias[unit] = gain * (sign * bias[axis] - threshold)
+            vector = lexicon.vectors[lexicon.place(side, "side")]
+            second.weight[:, unit] = vector * (loud / (gain * (0.7 - threshold)))
+    return right
 
 
 def _ridge(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float) -> tuple[Tensor, Tensor]:

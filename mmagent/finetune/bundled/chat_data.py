@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ import torch
 from torch import Tensor
 
 from mmagent.finetune.bundled.dialogues import Dialogue, Message, Mixture, Split, Talk, say, user
+from mmagent.finetune.bundled.dialogues_album import (
+    absent_dialogue,
+    album_dialogue,
+    doubt_dialogue,
+)
 from mmagent.finetune.bundled.dialogues_encode import Encoder, Row, collate
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import draw_system, persona_dialogue, small_talk
@@ -31,6 +37,8 @@ from mmagent.finetune.bundled.dialogues_picture import (
     shown_of,
 )
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
+from mmagent.finetune.bundled.dialogues_tools import form_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 from mmagent.finetune.bundled.scenes import Scene, SceneMaker
 
 __all__ = [
@@ -43,11 +51,17 @@ __all__ = [
 ]
 
 _TOP = 32
-_KINDS = {"single": 0.75, "pair": 0.17, "count": 0.08}
+# What a gallery is drawn from; "<split>-more" has what the first version lacked.
+_KINDS = {
+    "": {"single": 0.75, "pair": 0.17, "count": 0.08},
+    "-more": {"nothing": 0.28, "other": 0.17, "pair": 0.35, "count": 0.2},
+}
 
 
-def _draw(maker: SceneMaker, rng: np.random.Generator, split: Split) -> tuple[Scene, Shown]:
-    kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
+def _draw(
+    maker: SceneMaker, rng: np.random.Generator, split: Split, kinds: dict[str, float]
+) -> tuple[Scene, Shown]:
+    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
     clean = bool(rng.random() < 0.35)  # what people show is seldom disturbed
     scene: Scene = getattr(maker, kind)(rng, split, clean=clean)
     return scene, shown_of(scene, kind)
@@ -61,6 +75,7 @@ def make_gallery(
     split: Split,
     number: int,
     seed: int,
+    part: str = "",
 ) -> None:
     """Draw `number` scenes and write their features, float16 [number, 25, 1280], and facts.
 
@@ -68,10 +83,11 @@ def make_gallery(
         maker: draws the scenes.
         model: the vision-language model; only its tower is used.
         processor: its processor.
-        folder: gets `<split>.npy` and `<split>.jsonl`; both appear whole or not at all.
+        folder: gets `<split><part>.npy` and `<split><part>.jsonl`, each whole or not at all.
         split: which styles.
         number: how many pictures.
         seed: of the scenes.
+        part: "" or "-more": which kinds of pictures.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +96,7 @@ def make_gallery(
     facts: list[str] = []
     start = time.monotonic()
     for first in range(0, number, 32):
-        drawn = [_draw(maker, rng, split) for _ in range(min(32, number - first))]
+        drawn = [_draw(maker, rng, split, _KINDS[part]) for _ in range(min(32, number - first))]
         pixels = processor.image_processor([s.image for s, _ in drawn], return_tensors="pt")
         with torch.inference_mode():
             grid = tower(pixels["pixel_values"], return_dict=True).last_hidden_state
@@ -91,10 +107,10 @@ def make_gallery(
             done = first + len(drawn)
             left = (time.monotonic() - start) / done * (number - done)
             print(f"{split}: {done} of {number} pictures, {left:.0f} s left", flush=True)
-    _replace(folder / f"{split}.jsonl", ("\n".join(facts) + "\n").encode())
-    part = folder / f".{split}.part.npy"
-    np.save(part, np.concatenate(features))
-    part.replace(folder / f"{split}.npy")
+    _replace(folder / f"{split}{part}.jsonl", ("\n".join(facts) + "\n").encode())
+    unfinished = folder / f".{split}{part}.part.npy"
+    np.save(unfinished, np.concatenate(features))
+    unfinished.replace(folder / f"{split}{part}.npy")
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -104,19 +120,23 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def read_gallery(folder: Path, split: Split) -> tuple[Gallery, npt.NDArray[np.float16]]:
-    """The gallery and its features (mapped, not read).
+    """The gallery and its features, of both parts where there are two.
 
     Raises:
         FileNotFoundError: it was not made yet.
     """
     lines = (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
+    features = np.load(folder / f"{split}.npy", mmap_mode="r")
+    if (folder / f"{split}-more.npy").exists():
+        lines += (folder / f"{split}-more.jsonl").read_text("utf-8").splitlines()
+        features = np.concatenate([features, np.load(folder / f"{split}-more.npy")])
     shown = []
     for line in lines:
         row = json.loads(line)
         row["names"], row["colours"] = tuple(row["names"]), tuple(row["colours"])
         row["boxes"] = tuple(tuple(box) for box in row["boxes"])
         shown.append(Shown(**row))
-    return Gallery(shown), np.load(folder / f"{split}.npy", mmap_mode="r")
+    return Gallery(shown), features
 
 
 def teacher_dialogues(answers: Path, seed: int = 5) -> list[Dialogue]:
@@ -206,14 +226,23 @@ def _span(row: Row) -> tuple[int, int]:
 
 def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
     """What stage B draws from; the shares are of dialogues."""
-    return Mixture({
-        "single": (0.34, lambda rng: picture_dialogue(rng, gallery, "single")),
+    parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
+        "tool": (0.20, tool_dialogue),
+        "form": (0.14, form_dialogue),
+        "single": (0.14, lambda rng: picture_dialogue(rng, gallery, "single")),
         "pair": (0.06, lambda rng: picture_dialogue(rng, gallery, "pair")),
         "count": (0.03, lambda rng: picture_dialogue(rng, gallery, "count")),
-        "recalled": (0.06, lambda rng: remembered_picture(rng, gallery)),
-        "memory": (0.17, memory_dialogue),
-        "told": (0.04, told_dialogue),
-        "persona": (0.08, persona_dialogue),
-        "talk": (0.06, small_talk),
-        "text": (0.16, lambda rng: rng.choice(texts)),
-    })  # fmt: skip
+        "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
+        "absent": (0.03, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.03, lambda rng: album_dialogue(rng, gallery)),
+        "memory": (0.09, memory_dialogue),
+        "told": (0.02, told_dialogue),
+        "user": (0.09, user_dialogue),
+        "order": (0.01, order_dialogue),
+        "persona": (0.03, persona_dialogue),
+        "talk": (0.02, small_talk),
+        "text": (0.09, lambda rng: rng.choice(texts)),
+    }
+    if "nothing" in gallery.by_kind:
+        parts["doubt"] = (0.06, lambda rng: doubt_dialogue(rng, gallery))
+    return Mixture(parts)

@@ -34,11 +34,15 @@ class Talk:
         task: what it teaches or measures ("name", "background", "memory", …).
         messages: chat messages whose content is a list of parts, as chat templates take them.
         accept: the answer is right if it holds one of these words or phrases.
+        functions: that may be called.
+        schema: that the answer must have, if it is JSON.
     """
 
     task: str
     messages: tuple[Message, ...]
     accept: tuple[str, ...] = ()
+    functions: tuple[dict[str, Any], ...] = ()
+    schema: dict[str, Any] | None = None
 
     @property
     def answer(self) -> str:

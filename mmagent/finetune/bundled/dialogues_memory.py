@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+_THANKS = ("Thank you for telling me.", "Good to know.", "I will remember that.")
+
+
 @dataclass
 class Image:
     """The picture of a memory, as far as the block speaks of it."""
@@ -132,6 +135,10 @@ def memory_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
         first, second = lines[:2]
         lines = [replace(first, text=_and(first.text, second.text)), *lines[2:]]
     lines += distractors(rng, speaker, rng.choice((0, 0, 1, 2, 3)))
+    if told and rng.random() < 0.25:  # what the persona answered then is remembered as well
+        clause = told[0].fact["clause"].format(**told[0].values)
+        reply = f"{rng.choice(_THANKS)} You told me that {clause}."
+        lines.append(replace(remember(rng, draw_name(rng, split), reply), at=told[0].line.at))
     system = draw_system(rng, split, speaker)
     talks: list[Talk] = []
 
@@ -168,7 +175,7 @@ def told_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     told = [_tell(rng, fact, split, speaker) for fact in facts[: rng.choice((1, 1, 2))]]
     clauses = " and that ".join(t.fact["clause"].format(**t.values) for t in told)
     said = functools.reduce(_and, [t.line.text for t in told])
-    thanks = rng.choice(("Thank you for telling me.", "Good to know.", "I will remember that."))
+    thanks = rng.choice(_THANKS)
     start = (*system, user(said), say(f"{thanks} You told me that {clauses}."))
     talks = [Talk("told", start, (told[0].value,))]
     for item in told:

@@ -18,7 +18,15 @@ from mmagent.finetune.bundled.dialogues import (
 from mmagent.finetune.bundled.dialogues_text import SYSTEMS
 from mmagent.personas.persona import Persona
 
-__all__ = ["draw_name", "draw_system", "draw_value", "persona_dialogue", "small_talk"]
+__all__ = [
+    "draw_name",
+    "draw_persona",
+    "draw_system",
+    "draw_value",
+    "made_up",
+    "persona_dialogue",
+    "small_talk",
+]
 
 _ENGLISH = ("mia", "mia", "mia", "ada", "theo", "wren")
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
@@ -88,6 +96,13 @@ def _persona(rng: random.Random, split: Split) -> tuple[Persona, list[tuple[dict
         personality=", ".join(rng.sample(blocks["traits"], 3)) if rng.random() < 0.6 else "",
     )
     return persona, facts
+
+
+def draw_persona(rng: random.Random, split: Split) -> Persona:
+    """A persona of the catalogue or a random one."""
+    if rng.random() < 0.4:
+        return Persona.load(rng.choice(_ENGLISH))
+    return _persona(rng, split)[0]
 
 
 def draw_system(rng: random.Random, split: Split, name: str) -> list[Message]:

@@ -24,6 +24,8 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 _IRREGULAR = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "deer": "deer", "tooth": "teeth",
               "wolf": "wolves", "leaf": "leaves", "sushi": "pieces of sushi",
               "dice": "dice"}  # fmt: skip
+_OF = {"on the left": "left of", "on the right": "right of",
+       "at the top": "above", "at the bottom": "below"}  # fmt: skip
 # (task, question, answer, accepted)
 _Asked = tuple[str, str, str, tuple[str, ...]]
 
@@ -33,8 +35,8 @@ class Shown:
     """What a picture of the gallery shows.
 
     Attributes:
-        kind: "single", "pair" or "count".
-        names: concept of every object.
+        kind: "single", "pair", "count", "other" (beyond the concepts) or "nothing".
+        names: concept of every object; what it is in words where it is none.
         colours: its colour where it has one.
         boxes: (left, top, right, bottom) of every object as fractions of the side.
         background: the colour of the background where it has one.
@@ -48,10 +50,10 @@ class Shown:
 
 
 def shown_of(scene: Scene, kind: str) -> Shown:
-    """The facts of a scene whose objects are all concepts."""
+    """The facts of a scene."""
     return Shown(
         kind,
-        tuple(CONCEPTS[p.item.label].name for p in scene.objects),
+        tuple(p.concept.name if p.concept else p.item.text for p in scene.objects),
         tuple(p.colour for p in scene.objects),
         tuple(tuple(float(edge) for edge in p.box) for p in scene.objects),  # type: ignore[misc]
         scene.background,
@@ -169,11 +171,21 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
         ("both", question, answer.format(a=first.phrase, b=second.phrase), accepted(first.name))
     )
     concept, side, other = placed[0]
-    kind = rng.choice(("next", "where", "number"))
-    question, answer = rng.choice(book[kind][split])
-    values = {"n": concept.name, "b": other.phrase, "on": side}
-    accept = {"next": accepted(other.name), "where": (side,), "number": ("two",)}[kind]
-    asked.append((kind, question.format(**values), answer.format(**values), accept))
+    of = _OF[sides[0] if side == sides[1] else sides[1]]  # where the other lies, seen from it
+    values = {"n": concept.name, "b": other.phrase, "on": side, "of": of, "Of": of.capitalize()}
+    for kind in rng.sample(("next", "where", "where", "beside", "number"), 2):
+        question, answer = rng.choice(book[kind][split])
+        accept = (side,) if kind == "where" else ("two",) if kind == "number" else None
+        accept = accepted(other.name) if accept is None else accept
+        asked.append((kind, question.format(**values), answer.format(**values), accept))
+    for name, colour in zip(shown.names, shown.colours, strict=True):
+        if colour is not None and not _plural(concept_named(name)):
+            question, answer = rng.choice(phrases("pictures")["colour"][split][:2])
+            words = {"n": name, "c": colour}
+            if "{n}" in question:
+                asked.append(
+                    ("colour_of", question.format(**words), answer.format(**words), (colour,))
+                )
     return asked
 
 

@@ -125,8 +125,9 @@ def prompts() -> list[str]:
 
 
 def distil(
-    model: Any, tokenizer: Any, path: Path, *, max_new_tokens: int = 56, batch_size: int = 16
-) -> None:
+    model: Any, tokenizer: Any, path: Path, *, max_new_tokens: int = 56, batch_size: int = 16,
+    limit: int | None = None,
+) -> None:  # fmt: skip
     """Let `model` answer every prompt greedily and append the answers to `path`; resumes there.
 
     Args:
@@ -135,11 +136,12 @@ def distil(
         path: JSON lines of {"prompt", "answer", "finished"}.
         max_new_tokens: an answer is cut there; a cut one is not taught to end.
         batch_size: prompts that are answered together.
+        limit: answer no more than so many of the prompts.
     """
     import torch
 
     known = {row["prompt"] for row in read_answers(path)} if path.exists() else set()
-    todo = sorted((p for p in prompts() if p not in known), key=len)
+    todo = sorted((p for p in prompts()[:limit] if p not in known), key=len)
     tokenizer.padding_side = "left"
     path.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(todo), batch_size):

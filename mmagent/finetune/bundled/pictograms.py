@@ -219,8 +219,11 @@ def render_sheet(folder: Path, cache: Path) -> Sheet:
             items.append(item)
         print(f"{style}: {sum(i.style == style for i in items)} pictograms", flush=True)
     sheet = np.stack(pixels)
-    np.save(cache, sheet)
+    cache.parent.mkdir(parents=True, exist_ok=True)
     cache.with_suffix(".json").write_text(json.dumps([vars(i) for i in items]), "utf-8")
+    part = cache.with_name(f".{cache.stem}.part.npy")  # an interrupted run leaves no half sheet
+    np.save(part, sheet)
+    part.replace(cache)
     return Sheet(sheet, tuple(items))
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from mmagent.finetune.bundled.concepts import CONCEPTS, Concept
+from mmagent.finetune.bundled.emptiness import nothing
 from mmagent.finetune.bundled.pictograms import HELD_OUT, Pictogram, Sheet
 
 __all__ = ["SHADES", "Placed", "Scene", "SceneMaker"]
@@ -90,12 +91,15 @@ class SceneMaker:
         self._by_label: dict[bool, dict[int, dict[str, list[int]]]] = {
             held: defaultdict(lambda: defaultdict(list)) for held in (False, True)
         }
-        self._others: list[int] = []
+        # What lies beyond the concepts is drawn in no held-out style: the split is by what it is.
+        self._others: dict[bool, list[int]] = {False: [], True: []}
+        beyond = sorted({item.text for item in sheet.items if item.label < 0})
+        unseen = set(beyond[4::5])
         for row, item in enumerate(sheet.items):
             if item.label >= 0:
                 self._by_label[item.style in HELD_OUT][item.label][item.style].append(row)
             else:
-                self._others.append(row)
+                self._others[item.text in unseen].append(row)
 
     def pick(
         self, rng: np.random.Generator, split: str, label: int, style: str | None = None
@@ -132,9 +136,18 @@ class SceneMaker:
         left, top = rng.uniform(0, 1 - size, 2)
         return self._draw(rng, [(row, (left, top, left + size, top + size))], clean)
 
-    def other(self, rng: np.random.Generator) -> Scene:
+    def other(
+        self, rng: np.random.Generator, split: str = "train", *, clean: bool = False
+    ) -> Scene:
         """One emoji beyond the concepts; its `text` says what it is."""
-        return self.single(rng, row=self._others[int(rng.integers(len(self._others)))])
+        rows = self._others[split == "test"]
+        return self.single(rng, row=rows[int(rng.integers(len(rows)))], clean=clean)
+
+    def nothing(
+        self, rng: np.random.Generator, split: str = "train", *, clean: bool = False
+    ) -> Scene:
+        """A picture in which nothing can be made out; each split has its own kinds of it."""
+        return Scene(nothing(rng, self.side, split), (), None)
 
     def pair(self, rng: np.random.Generator, split: str = "train", *, clean: bool = False) -> Scene:
         """Two different concepts: left and right, or above and below one another."""

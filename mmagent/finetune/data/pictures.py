@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Gallery", "alike", "look_of"]
 
 _SIDE = 8
-_ALIKE = 2.0
+_ALIKE = 3.0
 """Mean difference of thumbnails (0–255) below which pictures count as the same."""
 
 
