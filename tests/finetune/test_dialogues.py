@@ -1,6 +1,8 @@
 """The dialogue program: what is drawn, and that a row teaches exactly the assistant's words."""
 
+import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +11,11 @@ from tiny_models import build_fastvlm
 
 from mmagent.finetune.bundled.chat_data import mixture
 from mmagent.finetune.bundled.dialogues import Dialogue, Talk, between, phrases, say, user
+from mmagent.finetune.bundled.dialogues_album import (
+    absent_dialogue,
+    album_dialogue,
+    doubt_dialogue,
+)
 from mmagent.finetune.bundled.dialogues_encode import Encoder, collate, supervised_text
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import persona_dialogue, small_talk
@@ -18,7 +25,9 @@ from mmagent.finetune.bundled.dialogues_picture import (
     picture_dialogue,
     remembered_picture,
 )
-from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
+from mmagent.finetune.bundled.dialogues_text import distil, prompts, read_answers
+from mmagent.finetune.bundled.dialogues_tools import form_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 
 BOX = (0.1, 0.1, 0.9, 0.9)
 LEFT, RIGHT = (0.0, 0.3, 0.4, 0.7), (0.6, 0.3, 1.0, 0.7)
@@ -28,6 +37,8 @@ GALLERY = Gallery(
         Shown("single", ("grapes",), (None,), (BOX,), None),
         Shown("pair", ("cat", "dog"), (None, None), (RIGHT, LEFT), "white"),
         Shown("count", ("mouse",) * 3, (None,) * 3, (LEFT, RIGHT, BOX), "green"),
+        Shown("nothing", (), (), (), None),
+        Shown("other", ("juggling person",), (None,), (BOX,), "red"),
     ]
 )
 TEXTS = [Dialogue("text", (Talk("text", (user("What is jazz?"), say("Music."))),), teacher=0)]
@@ -45,12 +56,13 @@ def tiny(tmp_path_factory):
 
 def test_same_seed_draws_the_same_dialogues_and_all_kinds_appear():
     draw = mixture(GALLERY, TEXTS)
-    first = draw.chunk(3, 0, 200)
-    assert first == mixture(GALLERY, TEXTS).chunk(3, 0, 200)
-    assert first != draw.chunk(3, 1, 200)
+    first = draw.chunk(3, 0, 400)
+    assert first == mixture(GALLERY, TEXTS).chunk(3, 0, 400)
+    assert first != draw.chunk(3, 1, 400)
     kinds = {d.kind for d in first}
     assert kinds == {"picture-single", "picture-pair", "picture-count", "recalled", "memory",
-                     "told", "persona", "talk", "text"}  # fmt: skip
+                     "told", "persona", "talk", "text", "tool", "form", "user", "order", "album",
+                     "doubt", "absent"}  # fmt: skip
 
 
 def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_with_an_answer():
@@ -61,7 +73,8 @@ def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_w
         for talk in dialogue.talks:
             assert talk.messages[-1]["role"] == "assistant"
             assert talk.answer
-            assert "{" not in str([m["content"][-1]["text"] for m in talk.messages])
+            if dialogue.kind not in ("tool", "form"):
+                assert "{" not in str([m["content"][-1]["text"] for m in talk.messages])
             shown = sum(p["type"] == "image" for m in talk.messages for p in m["content"])
             assert shown == len(dialogue.pictures)
 
@@ -76,6 +89,13 @@ def test_answers_hold_what_is_accepted(split):
             persona_dialogue(rng, split),
             remembered_picture(rng, GALLERY, split),
             picture_dialogue(rng, GALLERY, rng.choice(["single", "pair", "count"]), split),
+            user_dialogue(rng, split),
+            order_dialogue(rng, split),
+            album_dialogue(rng, GALLERY, split),
+            absent_dialogue(rng, GALLERY, split),
+            doubt_dialogue(rng, GALLERY, split),
+            tool_dialogue(rng, split),
+            form_dialogue(rng, split),
         ):
             for talk in dialogue.talks:
                 if talk.accept and talk.task not in ("told",):
@@ -145,7 +165,8 @@ def test_only_the_assistant_is_supervised(tiny):
         row = encoder.row(dialogue)
         taught = supervised_text(row, processor.tokenizer)
         said = [f"{talk.answer}<|im_end|>" for talk in dialogue.talks]
-        if dialogue.kind in ("told", "talk"):  # also the answers before the last one
+        if dialogue.kind in ("told", "talk", "album", "user", "order", "tool"):
+            # also the answers before the last one
             assert set(said) <= set(taught)
         elif not any(len(t.messages) > 3 for t in dialogue.talks):
             assert sorted(taught) == sorted(said)
@@ -193,3 +214,144 @@ def test_a_template_without_marks_is_refused(tiny):
             plain.row(TEXTS[0])
     finally:
         processor.tokenizer.chat_template = marked
+
+
+def _words(talk):
+    return talk.messages[-2]["content"][-1]["text"]
+
+
+def test_calls_are_those_of_an_offered_function_with_arguments_of_its_schema():
+    import jsonschema
+
+    rng = random.Random(10)
+    called = 0
+    for split in ("train", "test"):
+        for _ in range(120):
+            for talk in tool_dialogue(rng, split).talks:
+                system = talk.messages[0]["content"][-1]["text"]
+                assert "<tool_call>" in system
+                offered = {f["name"]: f for f in talk.functions}
+                assert all(f'"name": "{name}"' in system for name in offered)
+                if talk.task != "tool":
+                    continue
+                for call in re.findall(r"<tool_call>\n(.+)\n</tool_call>", talk.answer):
+                    made = json.loads(call)
+                    jsonschema.validate(made["arguments"], offered[made["name"]]["parameters"])
+                    called += 1
+    assert called > 200
+
+
+def test_values_of_forms_stand_in_the_text_and_fit_the_schema():
+    import jsonschema
+
+    rng = random.Random(11)
+    for split in ("train", "test"):
+        for _ in range(150):
+            for talk in form_dialogue(rng, split).talks:
+                if talk.task != "json":
+                    continue
+                data = json.loads(talk.answer)
+                jsonschema.validate(data, talk.schema)
+                for value in data.values():
+                    if isinstance(value, str) and "mood" not in data:
+                        assert value.lower() in _words(talk).lower()
+
+
+def test_the_grammar_of_the_engine_accepts_what_is_taught(tiny):
+    from llguidance import LLMatcher
+
+    from mmagent.engine.base import Form
+    from mmagent.engine.guide import GuideMaker
+    from mmagent.engine.toolformat import ToolFormat
+
+    model, processor, _ = tiny
+    end = processor.tokenizer.eos_token_id
+    width = model.get_input_embeddings().weight.shape[0]
+    maker = GuideMaker(processor.tokenizer, ends=frozenset({end}), width=width)
+    rng = random.Random(12)
+    talks = [t for _ in range(6) for t in (*tool_dialogue(rng).talks, *form_dialogue(rng).talks)]
+    for talk in talks:
+        form = Form(talk.functions) if talk.functions else Form(schema=talk.schema)
+        guide = maker.guide(form, ToolFormat(), 1 << 20)
+        matcher = guide._matcher
+        assert isinstance(matcher, LLMatcher)
+        ids = processor.tokenizer(talk.answer, add_special_tokens=False)["input_ids"]
+        assert matcher.try_consume_tokens(ids) == len(ids), talk.answer
+        assert matcher.is_accepting()
+
+
+def test_the_users_name_is_known_only_where_something_tells_it():
+    rng = random.Random(13)
+    for known in (True, False):
+        for _ in range(60):
+            for talk in user_dialogue(rng, known=known).talks:
+                before = str(talk.messages[:-1])
+                if talk.task == "user_name":
+                    assert talk.accept[0] in before
+                elif talk.task == "user_unknown":
+                    assert talk.answer == "You haven't told me your name yet."
+                    assert not known
+
+
+def test_two_pictures_are_told_apart_and_pictures_come_in_the_order_of_their_rows():
+    rng = random.Random(14)
+    seen = set()
+    for _ in range(40):
+        for talk in album_dialogue(rng, GALLERY, rows=(0, 1)).talks:
+            seen.add(talk.task)
+            if talk.task == "ordinal_picture":
+                assert ("first" in talk.answer) == ("an apple" in talk.answer)
+            if talk.task == "same":
+                assert talk.answer.startswith("No")
+    assert {"ordinal_picture", "where_picture", "same"} <= seen
+    same = [t for t in album_dialogue(rng, GALLERY, rows=(0, 0)).talks if t.task == "same"]
+    assert same[0].answer.startswith("Yes")
+
+
+def test_what_cannot_be_told_is_not_named():
+    rng = random.Random(15)
+    for row in (4, 5):
+        for talk in doubt_dialogue(rng, GALLERY, row=row).talks:
+            assert "juggling" not in talk.answer
+            assert talk.task == "absent" or "cannot tell" in talk.answer
+
+
+def test_measuring_has_its_own_functions_forms_and_words():
+    book = phrases("tools")
+    for tool in book["tools"]:
+        assert tool.get("only_test") or not set(tool["ask"]) & set(tool["ask_test"])
+    for form in book["forms"]:
+        assert not set(form.get("text", ())) & set(form.get("text_test", ()))
+    assert not set(book["form_asks"]) & set(book["form_asks_test"])
+    plain = {ask for ask, _ in book["plain"]}
+    assert not plain & {ask for ask, _ in book["plain_test"]}
+    doubt = phrases("doubt")
+    for part in (doubt["absent"], *(v for v in doubt["album"].values() if isinstance(v, dict))):
+        assert not set(part["train"]) & set(part["test"])
+    user = phrases("personas")["user"]
+    assert not set(user["ask"]) & set(user["ask_test"])
+    rng = random.Random(16)
+    kept = {n for t in book["tools"] if t.get("only_test") for n in t["names"]}
+    for _ in range(300):
+        for talk in tool_dialogue(rng).talks:
+            assert not kept & {f["name"] for f in talk.functions}
+
+
+def test_the_standard_suites_own_tools_and_prompts_are_not_trained_on():
+    rng = random.Random(17)
+    drawn = [d for _ in range(300) for d in (tool_dialogue(rng), form_dialogue(rng))]
+    text = json.dumps([[m["content"] for t in d.talks for m in t.messages] for d in drawn])
+    for word in ("magic_function", "San Francisco", "punchline", "unicode_customer", "get_weather"):
+        assert word not in text
+
+
+def test_the_base_answers_the_prompts_and_resumes(tiny, tmp_path, capsys):
+    model, processor, _ = tiny
+    path = tmp_path / "deep" / "answers.jsonl"
+    distil(model, processor.tokenizer, path, max_new_tokens=3, batch_size=2, limit=2)
+    first = path.read_text()
+    assert len(first.splitlines()) == 2
+    distil(model, processor.tokenizer, path, max_new_tokens=3, batch_size=2, limit=3)
+    assert path.read_text().startswith(first)
+    asked = [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+    assert sorted(asked) == sorted(prompts()[:3])

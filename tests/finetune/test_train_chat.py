@@ -11,13 +11,22 @@ import torch
 from tiny_models import build_fastvlm
 from torch import nn
 
-from mmagent.finetune.bundled.chat_align import Lexicon, align, detectors, named_right, weights_of
+from mmagent.finetune.bundled.chat_align import (
+    SIDES,
+    Lexicon,
+    align,
+    detectors,
+    named_right,
+    place_detectors,
+    weights_of,
+)
 from mmagent.finetune.bundled.chat_data import Teacher, make_teacher, mixture, teacher_dialogues
+from mmagent.finetune.bundled.chat_stage import Settings, StageB, batches, train
 from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.dialogues_encode import Encoder, collate
 from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown
-from mmagent.finetune.bundled.evaluate import Score, is_right, table, wilson
-from mmagent.finetune.bundled.train_chat import Settings, StageB, batches, train
+from mmagent.finetune.bundled.evaluate import Score, is_right, judged, scores, table, wilson
+from mmagent.finetune.bundled.evaluate_questions import Question, text_questions
 
 FEATURES = 320
 COLOURS = ("red", "blue", "green", "yellow")
@@ -80,7 +89,7 @@ def start(folder, tmp_path):
 def test_loss_falls_and_only_adapters_and_projector_learn(start, tmp_path):
     run, draw, encoder = start()
     before = {k: v.clone() for k, v in run.peft.state_dict().items()}
-    said = [r["said"] for r in train(run, draw, encoder, tmp_path, steps=25) if "said" in r]
+    said = [r["said"] for r in train(run, draw, encoder, tmp_path, steps=40) if "said" in r]
     assert np.mean(said[-5:]) < 0.8 * np.mean(said[:3])
     changed = {k for k, v in run.peft.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
@@ -175,6 +184,60 @@ def test_the_closed_form_finds_the_words_at_once(folder):
     assert colour > 0.95
 
 
+def test_places_are_said_by_four_units_and_nothing_else_changes(folder):
+    from transformers import AutoProcessor
+
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    torch.manual_seed(5)
+    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 256))
+    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
+    at = torch.arange(25)
+    place = torch.stack([at % 5 - 2.0, at // 5 - 2.0], 1)  # [25, 2]
+    mix = torch.randn(2, FEATURES)
+    features = (place @ mix + 0.1 * torch.randn(60, 25, FEATURES)).numpy().astype(np.float16)
+    projector = nn.Module()
+    projector.linear_1, projector.act = nn.Linear(FEATURES, 256), nn.GELU()
+    projector.linear_2 = nn.Linear(256, 256)
+    before = {k: v.clone() for k, v in projector.state_dict().items()}
+    assert place_detectors(projector, features, lexicon) > 0.95
+    changed = (projector.linear_1.weight != before["linear_1.weight"]).any(1)
+    assert int(changed.sum()) == 4
+    assert not changed[: len(lexicon.words)].any()
+    x = torch.from_numpy(features[:1].astype(np.float32))
+    units = projector.act(projector.linear_1(x))[0][:, changed]  # [25, 4]
+    written = projector.linear_2.weight[:, changed]  # [256, 4]
+    for number, side in enumerate(SIDES):
+        vector = lexicon.vectors[lexicon.place(side, "side")]
+        unit = int((vector @ written).argmax())
+        assert int(units[:, unit].argmax()) in {
+            "left": set(range(0, 25, 5)), "right": set(range(4, 25, 5)),
+            "top": set(range(5)), "bottom": set(range(20, 25)),
+        }[side], number  # fmt: skip
+
+
+def test_a_run_begins_from_an_earlier_version(start, tmp_path):
+    run, draw, encoder = start()
+    list(train(run, draw, encoder, tmp_path, steps=2))
+    run.export(tmp_path / "out")
+    fresh, _, _ = start()
+    fresh.begin_from(tmp_path / "out")
+    for name, parameter in fresh.adapters.items():
+        torch.testing.assert_close(parameter, run.adapters[name], atol=1e-3, rtol=1e-2)
+    other, _, _ = start(replace(SETTINGS, rank=4))
+    with pytest.raises(ValueError, match="does not fit"):
+        other.begin_from(tmp_path / "out")
+
+
+def test_still_layers_learn_from_pictures_only(start):
+    run, draw, encoder = start(replace(SETTINGS, still=1))
+    assert run.low
+    before = [p.detach().clone() for p in run.low]
+    run.step([encoder.row(draw.parts["memory"][1](random.Random(1)))], 0.0)
+    assert all(torch.equal(p, b) for p, b in zip(run.low, before, strict=True))
+    run.step([encoder.row(draw.parts["single"][1](random.Random(1)))], 0.0)
+    assert not all(torch.equal(p, b) for p, b in zip(run.low, before, strict=True))
+
+
 def test_export_is_half_precision_and_names_no_place(start, tmp_path):
     from safetensors.torch import load_file
 
@@ -217,5 +280,44 @@ def test_wilson_and_right_answers():
     assert not is_right("It is a caterpillar.", ("cat",))
     assert not is_right("A-171", ("A-17",))
     row = {"right": 1, "total": 2, "share": 0.5, "interval": (0.1, 0.9)}
-    text = table({"tasks": {"name": row}, "perplexity": 9.0})
-    assert "| 50.0% | 10.0% to 90.0% | 2 |" in text
+    mine = {"tasks": {"name": row, "memory": row}, "perplexity": 9.0, "photographs": {"cat": "A."}}
+    other = {"tasks": {"memory": row}, "perplexity": 8.0, "photographs": {}}
+    text = table({"model": mine, "previous": other})
+    assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | cannot see |" in text
+    assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | 50.0% |" in text
+    assert "this version 9.00, previous version 8.00" in text
+    assert "| cat | A. |  |" in text
+
+
+def test_a_call_is_right_with_every_argument_and_its_name_counts_alone():
+    questions = {q.task: q for q in text_questions(quick=True)}
+    tool = questions["tool"]
+    assert judged(tool, tool.talk.answer) == {"tool-name": True, "tool": True}
+    wrong = tool.talk.answer.replace('"arguments": {', '"arguments": {"more": 1, ')
+    assert judged(tool, wrong) == {"tool-name": True, "tool": False}
+    assert judged(tool, "It is sunny.") == {"tool-name": False, "tool": False}
+    plain = questions["tool_plain"]
+    assert judged(plain, "You are welcome!")["tool_plain"]
+    assert not judged(plain, tool.talk.answer)["tool_plain"]
+    said = [q.talk.answer for q in questions.values()]
+    assert all(s.share == 1.0 for s in scores(list(questions.values()), said).values())
+
+
+def test_answers_are_held_to_their_form_where_the_product_holds_them(folder):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from mmagent.finetune.bundled.evaluate_answers import answers
+
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    every = text_questions(quick=True)
+    chosen: list[Question] = []
+    for task in ("json", "form_call", "memory"):
+        chosen += [q for q in every if q.task == task][:2]
+    said = answers(model, processor, chosen, batch_size=2)
+    assert len(said) == len(chosen)
+    for question, answer in zip(chosen, said, strict=True):
+        if question.task == "form_call":
+            assert answer.startswith('<tool_call>\n{"name": "')
+        if question.task == "json":
+            assert answer.startswith("{")

@@ -1,0 +1,312 @@
+"""Dialogues with functions and forms: choose, fill in, use the result; or answer in plain words.
+
+What the model reads is written by the engine's own `ToolFormat`, so that training and use cannot
+drift apart. The form of calls and of JSON is held by a grammar when the model is used; what is
+taught is which function, and which values out of the user's words.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmagent.engine.toolformat import ToolFormat
+from mmagent.finetune.bundled.dialogues import (
+    Dialogue,
+    Message,
+    Split,
+    Talk,
+    between,
+    phrases,
+    say,
+    user,
+)
+from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system, draw_value, made_up
+
+__all__ = ["form_dialogue", "tool_dialogue"]
+
+FORMAT = ToolFormat()  # the bundled template knows nothing of functions
+_GENERATED = ("person", "made_up", "number", "age", "code", "date", "time")
+_ORDERS = ("Give me JSON.", "You extract data and answer in JSON.", "You fill in forms.")
+_CALL = (
+    "Call {f} with {v}.", "Use {f} on {v}.", "What does {f} give for {v}?", "Compute {f} of {v}.",
+    "I want the {f} of {v}.", "Run {f}: {v}.", "How much is {f}({v})?", "Please do {f}({v}).",
+)  # fmt: skip
+_NO_ARGUMENTS = ("Call {f}.", "What does {f} say?", "Run {f}.", "How much is {f}()?")
+_NO_ARGUMENTS_TEST = ("Let {f} work.", "Ask {f}.")
+# Characters that the tokenizer spells in bytes: to be copied, not understood.
+_FOREIGN = (
+    "山川田中大小日月水火木金土人天上下北京东西南風花鳥海"
+    "空石雨雪春秋商会书店李王張陈明文ЖивоБелаÉñøßçĞŁž"
+)
+_CALL_TEST = ("Let {f} work on {v}.", "Ask {f} about {v}.")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A drawn value: as JSON has it, and as people say it."""
+
+    data: Any
+    said: str
+
+
+@dataclass(frozen=True)
+class _Tool:
+    """A function as it is offered in one dialogue."""
+
+    about: dict[str, Any]
+    spec: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["function"]["name"])
+
+
+def _draw(rng: random.Random, source: Any, split: Split) -> _Value:
+    """A value from an enumeration, a generator or a pool."""
+    pools = {**phrases("facts")["pools"], **phrases("tools")["pools"]}
+    if isinstance(source, list):
+        chosen = str(rng.choice(source))
+        return _Value(chosen, chosen)
+    if source in _GENERATED:
+        text = draw_value(rng, {"gen": source}, split)["v"]
+        number = source in ("number", "age")
+        return _Value(int(text) if number else text, text)
+    match source:
+        case "small" | "few" | "warm":
+            low, high = {"small": (2, 60), "few": (2, 12), "warm": (14, 28)}[source]
+            number = rng.randint(low, high)
+            return _Value(number, str(number))
+        case "decimal":
+            amount = rng.choice((float(rng.randint(5, 300)) + 0.5, rng.randint(100, 9999) / 100))
+            return _Value(amount, str(amount))
+        case "foreign":
+            chosen = "".join(rng.choices(_FOREIGN, k=rng.randint(2, 4)))
+            return _Value(chosen, chosen)
+        case "onoff":
+            on = rng.random() < 0.5
+            return _Value(on, "on" if on else "off")
+        case "urgent":
+            on = rng.random() < 0.5
+            return _Value(on, "urgent" if on else "not urgent")
+        case _:
+            chosen = str(rng.choice(between(pools[source], split)))
+            return _Value(chosen, chosen)
+
+
+def _property(rng: random.Random, kind: str, about: str, source: Any, bare: bool) -> dict[str, Any]:
+    """The JSON schema of one argument."""
+    made: dict[str, Any] = {"type": kind}
+    if isinstance(source, list):
+        made["enum"] = list(source)
+    if kind == "array":
+        made["items"] = {"type": "string"}
+    if kind == "object":
+        inner = {k: _property(rng, t, a, s, True) for k, (t, a, s) in source.items()}
+        made |= {"properties": inner, "required": list(inner)}
+    if about and not bare:
+        made = (
+            {"description": about, **made} if rng.random() < 0.6 else {**made, "description": about}
+        )
+    return made
+
+
+def _spec(rng: random.Random, name: str, words: str, args: dict[str, Any]) -> dict[str, Any]:
+    bare = rng.random() < 0.5
+    properties = {k: _property(rng, *how, bare) for k, how in args.items()}
+    parameters = {"properties": properties, "required": list(args), "type": "object"}
+    if not args:
+        parameters = {"properties": {}, "type": "object"}
+    function = {"name": name, "description": words, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _offer(rng: random.Random, split: Split) -> _Tool:
+    """A random function; in measuring mostly one that was never trained on."""
+    book = phrases("tools")["tools"]
+    if rng.random() < 0.18:  # a function of no meaning, so that names and numbers are read
+        name = made_up(rng).lower() + rng.choice(("", "_score", "_of", "_check", "ify"))
+        kind, source = rng.choice((("integer", "small"), ("integer", "number"), ("string", "code"),
+                                   ("string", "made_up"), ("number", "decimal"),
+                                   ("string", "foreign"), ("", "")))  # fmt: skip
+        arg = rng.choice(("x", "n", "value", "amount", "text", "key", "arg", "data"))
+        asks = {"ask": _CALL, "ask_test": _CALL_TEST}
+        if not kind:
+            asks = {"ask": _NO_ARGUMENTS, "ask_test": _NO_ARGUMENTS_TEST}
+        about = {
+            key: [a.replace("{f}", name).replace("{v}", f"{{{arg}}}") for a in lines]
+            for key, lines in asks.items()
+        } | {
+            "args": {arg: [kind, "", source]} if kind else {},
+            "result": "{r3}",
+            "answer": f"The {name} of {{{arg}}} is {{r3}}." if kind else f"{name} gives {{r3}}.",
+        }
+        words = rng.choice(
+            (f"The {name} of a value.", "A function of our own.", f"Calculate {name}.")
+        )
+        return _Tool(about, _spec(rng, name, words, about["args"]))
+    unseen = split == "test" and rng.random() < 0.6
+    about = rng.choice([t for t in book if bool(t.get("only_test")) == unseen])
+    name, words = rng.choice(about["names"]), rng.choice(about["about"])
+    if rng.random() < 0.15:  # another habit of writing names
+        name = "".join(part.capitalize() for part in name.split("_"))
+    return _Tool(about, _spec(rng, name, words, about["args"]))
+
+
+def _results(rng: random.Random, split: Split) -> dict[str, str]:
+    book = phrases("tools")
+    drawn = {key: rng.choice(book[key]) for key in ("sky", "state", "street", "topicfact",
+                                                    "errorfact")}  # fmt: skip
+    return drawn | {
+        "r1": str(rng.randint(2, 40)), "r2": str(rng.randint(2, 9)),
+        "r3": str(rng.randint(11, 9999)),
+        "rcode": draw_value(rng, {"gen": "code"}, split)["v"], "rword": made_up(rng).lower(),
+        "rword2": made_up(rng), "rname": draw_name(rng, split),
+        "rphone": str(rng.randint(10**6, 10**7)),
+        "rtime": draw_value(rng, {"gen": "time"}, split)["v"],
+        "rjob": rng.choice(between(phrases("facts")["pools"]["job"], split)),
+    }  # fmt: skip
+
+
+def _fill(form: str, values: dict[str, str]) -> str:
+    for key, value in values.items():
+        form = form.replace(f"{{{key}}}", value).replace(
+            f"{{{key.capitalize()}}}", value[:1].upper() + value[1:]
+        )
+    return form
+
+
+def call_text(name: str, arguments: dict[str, Any]) -> str:
+    """A call as the engine writes and reads it."""
+    return FORMAT.mark + FORMAT.head(name) + json.dumps(arguments, ensure_ascii=False) + FORMAT.tail
+
+
+@dataclass(frozen=True)
+class _Asked:
+    question: str
+    call: str
+    result: str
+    answer: str
+    key: str
+
+
+def _ask(rng: random.Random, tool: _Tool, split: Split) -> _Asked:
+    about = tool.about
+    values = {k: _draw(rng, how[2], split) for k, how in about["args"].items()}
+    said = {k: v.said for k, v in values.items()}
+    drawn = _results(rng, split)
+    question = _fill(rng.choice(about["ask" if split == "train" else "ask_test"]), said)
+    if split == "train" and rng.random() < 0.12:
+        question += rng.choice((" Use the tool.", " Use your functions.", f" Use {tool.name}."))
+    result = _fill(about["result"], {**said, **drawn})
+    answer = _fill(about["answer"], {**said, **drawn})
+    key = next((drawn[k] for k in drawn if f"{{{k}}}" in about["answer"]), "")
+    call = call_text(tool.name, {k: v.data for k, v in values.items()})
+    return _Asked(question[:1].upper() + question[1:], call, result, answer, key)
+
+
+def _rendered(turns: Sequence[Message], tools: Sequence[_Tool]) -> tuple[Message, ...]:
+    return tuple(FORMAT.prepare(list(turns), [t.spec for t in tools]))
+
+
+def tool_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
+    """Requests to a model that is offered one to three functions."""
+    speaker = draw_name(rng, split)
+    system = draw_system(rng, split, speaker) if rng.random() < 0.4 else []
+    tools: list[_Tool] = []
+    number = rng.choice((1, 2, 2, 3)) if split == "train" else 3
+    while len(tools) < number:
+        tool = _offer(rng, split)
+        if tool.name not in [t.name for t in tools] and tool.about not in [t.about for t in tools]:
+            tools.append(tool)
+    specs = tuple(t.spec["function"] for t in tools)
+    talks: list[Talk] = []
+
+    def add(task: str, turns: Sequence[Message], *accept: str) -> None:
+        talks.append(Talk(task, _rendered([*system, *turns], tools), accept, specs))
+
+    chosen = [rng.choice(tools) for _ in range(4 if split == "train" else 1)]
+    for index, tool in enumerate(chosen):
+        asked = _ask(rng, tool, split)
+        turns = [user(asked.question), say(asked.call)]
+        if index % 2 == 0 or split == "test":
+            if split == "test":
+                add("tool", turns, asked.call)
+            after = [*turns, say(asked.result, "tool"), say(asked.answer)]
+            add("tool_answer", after, *([asked.key] if asked.key else [asked.answer]))
+        else:
+            add("tool", turns, asked.call)
+    if split == "train" and len(tools) > 1 and rng.random() < 0.12:
+        first, second = (_ask(rng, t, split) for t in rng.sample(tools, 2))
+        both = f"{first.question} {second.question}"
+        add("tool", [user(both), say(f"{first.call}\n{second.call}")])
+    if split == "test" or rng.random() < 0.7:
+        line, reply = rng.choice(phrases("tools")["plain" if split == "train" else "plain_test"])
+        add("tool_plain", [user(line), say(reply)])
+    return Dialogue("tool", tuple(talks))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _form(rng: random.Random, form: dict[str, Any], split: Split) -> tuple[str, dict[str, Any]]:
+    """A text and the form filled in from it."""
+    if form.get("moods"):
+        moods = phrases("tools")["moods"]
+        mood = rng.choice(list(moods))
+        lines = moods[mood]
+        return rng.choice(lines[:-1] if split == "train" else lines[-1:]), {"mood": mood}
+    data: dict[str, Any] = {}
+    said: dict[str, str] = {}
+    for key, (kind, _, source) in form["args"].items():
+        if kind == "array":
+            drawn = {str(_draw(rng, source, split).data) for _ in range(rng.choice((1, 2, 3)))}
+            data[key] = sorted(drawn)
+            said[key] = _listed(data[key])
+        elif kind == "object":
+            inner = {k: _draw(rng, s, split) for k, (_, _, s) in source.items()}
+            data[key] = {k: v.data for k, v in inner.items()}
+            said |= {k: v.said for k, v in inner.items()}
+        else:
+            value = _draw(rng, source, split)
+            data[key], said[key] = value.data, value.said
+    text = _fill(rng.choice(form["text" if split == "train" else "text_test"]), said)
+    if rng.random() < 0.35:
+        parts = [text, rng.choice(phrases("tools")["extra"])]
+        rng.shuffle(parts)
+        text = " ".join(parts)
+    return text, data
+
+
+def form_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
+    """Texts to be put into JSON, as an answer or as the call of a function named for the form."""
+    book = phrases("tools")
+    asks = book["form_asks" if split == "train" else "form_asks_test"]
+    number = 3 if split == "train" else 1
+    unseen = split == "test" and rng.random() < 0.6
+    forms = [f for f in book["forms"] if bool(f.get("only_test")) == unseen]
+    system = [say(rng.choice(_ORDERS), "system")] if rng.random() < 0.3 else []
+    called = rng.random() < 0.3
+    form = rng.choice(forms)
+    name = form["about"].capitalize() if rng.random() < 0.6 else f"save_{form['about']}"
+    tool = _Tool(form, _spec(rng, name, rng.choice(("", f"A {form['about']}.")), form["args"]))
+    talks = []
+    for _ in range(number):
+        chosen = form if called else rng.choice(forms)
+        text, data = _form(rng, chosen, split)
+        words = rng.choice(asks).format(keys=_listed(list(data)), about=chosen["about"])
+        lines = [text, words] if rng.random() < 0.5 else [words, text]
+        question = user("\n".join(line for line in lines if line))
+        if called:
+            call = call_text(tool.name, data)
+            turns = _rendered([*system, user(text), say(call)], [tool])
+            talks.append(Talk("form_call", turns, (call,), (tool.spec["function"],)))
+            continue
+        answer = json.dumps(data, ensure_ascii=False)
+        schema = _spec(rng, "form", "", chosen["args"])["function"]["parameters"]
+        talks.append(Talk("json", (*system, question, say(answer)), (answer,), schema=schema))
+    return Dialogue("form", tuple(talks))
