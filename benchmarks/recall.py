@@ -36,7 +36,7 @@ from mmagent_memory.asking import about, ask
 from mmagent_memory.backends import run
 from mmagent_memory.embedding import TextEmbedder, default_embedder
 from mmagent_memory.pictures import read_picture
-from mmagent_memory.ranking import Signals, Weights, rank
+from mmagent_memory.ranking import Signals, Wanted, Weights, rank
 
 CUTS = (5, 10, 25)
 Scores = dict[str, list[float]]
@@ -82,7 +82,7 @@ class Asked:
     clues: frozenset[str]
     rounds: tuple[str, ...]
     signals: tuple[Signals, ...]
-    for_picture: bool
+    wanted: Wanted
 
 
 def remember(memory: LongTermMemory, dialogue: dict[str, Any], unit: str) -> None:
@@ -129,7 +129,7 @@ def ask_all(memory: LongTermMemory, dialogue: dict[str, Any], name: str) -> list
                 clues=frozenset(question["clue"]),
                 rounds=tuple(c.stored.key.split("/")[0] for c in candidates),
                 signals=tuple(about(candidate, asked) for candidate in candidates),
-                for_picture=asked.for_picture,
+                wanted=asked.wanted,
             )
         )
     return found
@@ -139,7 +139,7 @@ def ours(weights: Weights) -> Callable[[Asked], list[int]]:
     """Return the ranking of `recall` with these weights."""
 
     def order(asked: Asked) -> list[int]:
-        best = rank(asked.signals, 60, weights, asks_for_picture=asked.for_picture)
+        best = rank(asked.signals, 60, weights, asked.wanted)
         return [ranked.place for ranked in best]
 
     return order

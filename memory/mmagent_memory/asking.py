@@ -8,10 +8,12 @@ from datetime import date, datetime
 
 from mmagent_memory.backends import Candidate, Question
 from mmagent_memory.dates import Period, periods
+from mmagent_memory.names import ANY_PERSONA, decode_name
 from mmagent_memory.pictures import GivenPicture
-from mmagent_memory.questions import asks_for_picture, parts_of, without_instructions
-from mmagent_memory.ranking import Signals
+from mmagent_memory.questions import only_asks, parts_of, wanted_of, without_instructions
+from mmagent_memory.ranking import Signals, Wanted
 from mmagent_memory.records import Stored, image_entries
+from mmagent_memory.voices import Voice, voice_of
 
 __all__ = ["Asked", "about", "ask", "moment_of"]
 
@@ -22,17 +24,21 @@ class Asked:
 
     question: Question
     periods: tuple[Period, ...]
-    for_picture: bool
+    wanted: Wanted
+    voice: Voice
+    user: str
     now: datetime
 
 
-def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime) -> Asked:
-    """Return what a question looks for."""
+def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime, user: str = "") -> Asked:
+    """Return what a question of a user looks for."""
     plain = without_instructions(text)
     return Asked(
         question=Question(plain, pictures, tuple(parts_of(plain))),
         periods=tuple(periods(plain, now.date())),
-        for_picture=asks_for_picture(plain),
+        wanted=wanted_of(plain),
+        voice=voice_of(plain),
+        user=user,
         now=now,
     )
 
@@ -44,15 +50,21 @@ def about(candidate: Candidate, asked: Asked) -> Signals:
     day = _day_of(stored, asked.now)
     previous = value.get("previous")
     moment = moment_of(stored)
+    label = stored.namespace[2]
+    persona = None if label == ANY_PERSONA else decode_name(label)
+    shows = bool(image_entries(value))
     return replace(
         candidate.signals,
+        told=asked.voice.of(value.get("speaker"), asked.user, persona),
+        only_asks=not shows and only_asks(value.get("text") or ""),
         on_date=day is not None and any(period.holds(day) for period in asked.periods),
-        shows=bool(image_entries(value)),
+        shows=shows,
         age_days=None if math.isinf(moment) else (asked.now.timestamp() - moment) / 86_400,
         importance=value.get("importance"),
         name=(stored.namespace, stored.key),
         previous=(stored.namespace, previous) if previous else None,
-        group=(stored.namespace, value.get("thread"), day),
+        group=(stored.namespace[:3], value.get("thread"), day),
+        order=stored.order,
     )
 
 

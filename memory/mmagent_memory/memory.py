@@ -268,12 +268,12 @@ class LongTermMemory:
         if k == 0 or not (question.strip() or pictures):
             return []
         moment = now or self.clock()
-        asked = ask(question, pictures, moment)
+        asked = ask(question, pictures, moment, self.user)
         found = yield from self._backend.candidates(
             self._prefix, asked.question, max(_CANDIDATES, 2 * k)
         )
         signals = [about(candidate, asked) for candidate in found]
-        best = rank(signals, k, self.weights, asks_for_picture=asked.for_picture)
+        best = rank(signals, k, self.weights, asked.wanted)
         return [
             hit_of(
                 found[ranked.place].stored,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from mmagent_memory.ranking import Wanted
 from mmagent_memory.text import question_words
 
-__all__ = ["asks_for_picture", "parts_of", "without_instructions"]
+__all__ = ["asks_for_picture", "only_asks", "parts_of", "wanted_of", "without_instructions"]
 
 _SENTENCE = re.compile(r"(?<=[.?!。？！])\s+")
 # "Please answer with a number.", "Only return the id.": how to answer, not what is asked.
@@ -26,6 +27,23 @@ _JOINT = re.compile(
     re.I,
 )
 _MAX_PARTS = 3
+_LATEST = re.compile(
+    r"\b(?:final(?:ly)?|ultimate(?:ly)?|latest|most recent(?:ly)?|recent(?:ly)?|current(?:ly)?|now|"
+    r"nowadays|eventually|in the end|updated|these days)\b|最后|最终|现在|目前|最近|如今",
+    re.I,
+)
+_FIRST = re.compile(
+    r"\b(?:first|initial(?:ly)?|original(?:ly)?|at the beginning|beg[ia]n|start(?:ed)?|earliest)\b|"
+    r"最初|一开始|起初|第一次|最早",
+    re.I,
+)
+_WHEN = re.compile(
+    r"\b(?:when|before|after|(?:which|what|on which) (?:day|date|month|year|time)|how long|"
+    r"how many (?:days|weeks|months|years)|first|earlier|later|prior|between)\b|"
+    r"什么时候|何时|哪[天年]|几[月号]|之前|之后|多久",
+    re.I,
+)
+_STATED = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
 
 
 def without_instructions(question: str) -> str:
@@ -48,3 +66,19 @@ def parts_of(question: str) -> list[str]:
 def asks_for_picture(question: str) -> bool:
     """Whether a question is about something that was shown."""
     return _PICTURE.search(question) is not None
+
+
+def wanted_of(question: str) -> Wanted:
+    """Return what a question asks for beyond its words."""
+    return Wanted(
+        picture=asks_for_picture(question),
+        latest=_LATEST.search(question) is not None,
+        first=_FIRST.search(question) is not None,
+        when=_WHEN.search(question) is not None,
+    )
+
+
+def only_asks(text: str) -> bool:
+    """Whether every sentence of a text is a question."""
+    sentences = [sentence for sentence in _STATED.findall(text) if sentence.strip()]
+    return bool(sentences) and all(s.rstrip().endswith(("?", "？")) for s in sentences)

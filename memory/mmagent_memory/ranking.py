@@ -1,22 +1,26 @@
 """Ranking what was found: signals become one score with named parts. Pure: no store, no I/O.
 
-The score of a memory is the sum of how well it fits by itself (words, meaning, pictures), how
-well its conversation fits (the best of the same thread and day), how well its neighbours in that
-conversation fit, and small amounts for recency and importance that decide between near equals.
-Then what repeats a better memory falls back (maximal marginal relevance, Carbonell and Goldstein
-1998).
+The score of a memory is the sum of how well it fits by itself (words, meaning, pictures, who said
+it, when), how well its conversation fits (the best of the same thread and day), how well its
+neighbours in that conversation fit, and small amounts for recency and importance that decide
+between near equals. Then what repeats a better memory falls back (maximal marginal relevance,
+Carbonell and Goldstein 1998).
+
+Likeness of vectors counts as far as the vectors are worth: see `trust`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ranked", "Signals", "Weights", "rank"]
+from mmagent_memory.trust import trust
+
+__all__ = ["Ranked", "Signals", "Wanted", "Weights", "rank"]
 
 Column = NDArray[np.float64]
 
@@ -32,11 +36,14 @@ class Signals:
         parts: For each part of the question, BM25 and cosine.
         on_date: Whether it is of a time that the question names.
         shows: Whether a picture was shown with it.
+        told: Whether who said it is the one whose words are asked for.
+        only_asks: Whether it tells nothing and only asks.
         age_days: How long ago it was, at the time of the question.
         importance: 0–1.
         name: What tells it from all others.
         previous: The name of what was said before it.
         group: Its conversation: the same thread on the same day.
+        order: Rises with every memory written.
         vector: A unit vector for telling near-duplicates apart.
     """
 
@@ -46,24 +53,52 @@ class Signals:
     parts: tuple[tuple[float | None, float | None], ...] = ()
     on_date: bool = False
     shows: bool = False
+    told: bool = False
+    only_asks: bool = False
     age_days: float | None = None
     importance: float | None = None
     name: Hashable = None
     previous: Hashable = None
     group: Hashable = None
+    order: int = 0
     vector: NDArray[np.float32] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a question asks for beyond its words.
+
+    Attributes:
+        picture: Something that was shown.
+        latest: How it is now, or how it ended.
+        first: How it was at first.
+        when: A time, or an order in time.
+    """
+
+    picture: bool = False
+    latest: bool = False
+    first: bool = False
+    when: bool = False
+
+
+@dataclass(frozen=True)
 class Weights:
-    """How much each signal counts. Chosen once, by cross-validation over public dialogues."""
+    """How much each signal counts. Chosen once, by cross-validation over public dialogues.
+
+    `told` counts by itself and as a share of how well a memory fits, `only_asks` as such a share;
+    the others are amounts.
+    """
 
     words: float = 1.0
-    meaning: float = 1.5
+    meaning: float = 2.0
     picture: float = 0.5
     parts: float = 0.6
     date: float = 0.5
     shows: float = 0.2
+    told: float = 0.2
+    only_asks: float = 0.5
+    sequence: float = 0.5
+    opening: float = 0.4
     conversation: float = 1.0
     neighbours: float = 0.2
     recency: float = 0.02
@@ -87,7 +122,7 @@ class Ranked:
 
 
 def rank(
-    candidates: Sequence[Signals], k: int, weights: Weights, *, asks_for_picture: bool = False
+    candidates: Sequence[Signals], k: int, weights: Weights, wanted: Wanted | None = None
 ) -> list[Ranked]:
     """Return the best k candidates, best first.
 
@@ -96,19 +131,32 @@ def rank(
     """
     if not candidates or k <= 0:
         return []
+    wanted = wanted or Wanted()
+    worth = trust(
+        [c.vector for c in candidates],
+        _pairs(candidates),
+        [c.meaning for c in candidates],
+        [c.words for c in candidates],
+    )
+    counted = replace(weights, meaning=weights.meaning * worth)
     columns = {
-        "words": weights.words * _of_best([c.words for c in candidates]),
-        "meaning": weights.meaning * _positive([c.meaning for c in candidates]),
-        "picture": weights.picture * _positive([c.picture for c in candidates]),
-        "parts": weights.parts * _best_part(candidates, weights),
-        "date": weights.date * _numbers([c.on_date for c in candidates]),
-        "shows": weights.shows * asks_for_picture * _numbers([c.shows for c in candidates]),
+        "words": counted.words * _of_best([c.words for c in candidates]),
+        "meaning": counted.meaning * _positive([c.meaning for c in candidates]),
+        "picture": counted.picture * _positive([c.picture for c in candidates]),
+        "parts": counted.parts * _best_part(candidates, counted),
+        "date": counted.date * _numbers([c.on_date for c in candidates]),
+        "shows": counted.shows * wanted.picture * _numbers([c.shows for c in candidates]),
     }
+    fits = np.sum(list(columns.values()), axis=0)
+    columns["speaker"] = counted.told * _numbers([c.told for c in candidates]) * (1.0 + fits)
+    columns["question"] = -counted.only_asks * _numbers([c.only_asks for c in candidates]) * fits
     alone = np.sum(list(columns.values()), axis=0)
-    columns["conversation"] = weights.conversation * _of_group(candidates, alone)
-    columns["neighbours"] = weights.neighbours * _of_neighbours(
+    of_group = _of_group(candidates, alone)
+    columns["conversation"] = counted.conversation * of_group
+    columns["neighbours"] = counted.neighbours * _of_neighbours(
         candidates, alone + columns["conversation"]
     )
+    columns |= _of_place(candidates, of_group, counted, wanted)
     ages = [np.inf if c.age_days is None else max(0.0, c.age_days) for c in candidates]
     columns["recency"] = weights.recency * 0.5 ** (np.array(ages) / weights.half_life_days)
     columns["importance"] = weights.importance * _numbers([c.importance for c in candidates])
@@ -119,7 +167,8 @@ def rank(
         if penalty:
             parts["repetition"] = -penalty
         signals = candidates[place]
-        raw = {
+        raw = {"trust": worth} if signals.meaning is not None else {}
+        raw |= {
             name: float(value)
             for name in ("words", "meaning", "picture", "age_days", "importance")
             if (value := getattr(signals, name)) is not None
@@ -169,13 +218,51 @@ def _of_group(candidates: Sequence[Signals], scores: Column) -> Column:
 
 def _of_neighbours(candidates: Sequence[Signals], scores: Column) -> Column:
     """Return for each the better of the turns before and after it in the same conversation."""
-    place_of = {c.name: place for place, c in enumerate(candidates) if c.name is not None}
     found = np.zeros(len(candidates))
+    for place, before in _pairs(candidates):
+        found[place] = max(found[place], scores[before])
+        found[before] = max(found[before], scores[place])
+    return found
+
+
+def _pairs(candidates: Sequence[Signals]) -> list[tuple[int, int]]:
+    """Return the places of turns of one conversation that follow each other, the later first."""
+    place_of = {c.name: place for place, c in enumerate(candidates) if c.name is not None}
+    found = []
     for place, candidate in enumerate(candidates):
         before = place_of.get(candidate.previous) if candidate.previous is not None else None
         if before is not None and candidates[before].group == candidate.group:
-            found[place] = max(found[place], scores[before])
-            found[before] = max(found[before], scores[place])
+            found.append((place, before))
+    return found
+
+
+def _of_place(
+    candidates: Sequence[Signals], of_group: Column, weights: Weights, wanted: Wanted
+) -> dict[str, Column]:
+    """Return what the place within a conversation that fits is worth.
+
+    How something ended stands late in it, how it began early; what a conversation is about, and
+    so when something happened, its first turn tells.
+    """
+    best = float(of_group.max())
+    if best <= 0:
+        return {}
+    found = {}
+    fit = of_group / best
+    sense = wanted.latest - wanted.first
+    if sense:
+        places: dict[Hashable, list[int]] = {}
+        for place, candidate in enumerate(candidates):
+            places.setdefault(candidate.group, []).append(place)
+        late = np.full(len(candidates), 0.5)
+        for members in places.values():
+            members.sort(key=lambda place: candidates[place].order)
+            if len(members) > 1:
+                late[members] = np.linspace(0.0, 1.0, len(members))
+        found["sequence"] = weights.sequence * sense * (late - 0.5) * fit
+    if wanted.when:
+        opens = _numbers([c.name is not None and c.previous is None for c in candidates])
+        found["opening"] = weights.opening * opens * fit
     return found
 
 

@@ -30,6 +30,12 @@ based according mentioned
 什么 怎么 哪个 哪些 我们 你们 他们 是不 不是 是否 有没 没有 可以 一个 这个 那个
 """
 STOP_WORDS = frozenset(_STOP_TEXT.split())
+# Chinese words that only hold a question together; it is cut at them.
+_JOINING = re.compile(
+    "什么|怎么|哪个|哪些|哪里|哪儿|多少|我们|你们|他们|她们|咱们|是不是|是否|有没有|可以|一个|这个|那个|"
+    "为什么|时候|[的了吗呢吧啊呀是在我你他她它们和与就都也把被给过对得地几谁哪]"
+)
+_SHORT_RUN = 2
 
 
 def prepare(text: str) -> str:
@@ -44,7 +50,7 @@ def question_words(text: str) -> list[str]:
     Where nothing but stop words is left, those are returned: "who are you" must find something.
     """
     text = text.encode("utf-8", "replace").decode("utf-8").lower()
-    prepared = _RUN.sub(lambda run: f" {' '.join(_pairs(run[0]) or [run[0]])} ", text)
+    prepared = _RUN.sub(lambda run: f" {' '.join(_asked(run[0]))} ", text)
     found = []
     for match in _TOKEN.finditer(prepared):
         word = match[0].replace("’", "'")
@@ -63,6 +69,19 @@ def full_text_query(words: list[str], columns: str = "") -> str:
 def _quoted(word: str) -> str:
     phrase = '"' + word.replace('"', '""') + '"'
     return f"{phrase} *" if len(word) == 1 and _RUN.match(word) else phrase
+
+
+def _asked(run: str) -> list[str]:
+    """Return what is looked for of a run: pairs of the words in it, and single characters.
+
+    "我的猫叫什么名字" holds 猫叫 and 名字; only the single 猫 finds 黑猫.
+    """
+    found: list[str] = []
+    for part in _JOINING.split(run):
+        found += _pairs(part)
+        if len(part) <= _SHORT_RUN:
+            found += part
+    return found or _pairs(run) or [run]
 
 
 def _pairs(run: str) -> list[str]:

@@ -108,7 +108,18 @@ def test_pictures_asked_for():
 def test_words():
     assert question_words("What is Sam's order number?") == ["sam", "order", "number"]
     assert question_words("who are you") == ["who", "are", "you"]
-    assert question_words("我的小猫") == ["我的", "的小", "小猫"]
+    assert question_words("我的小猫") == ["小猫", "小", "猫"]
+    assert question_words("我的猫叫什么名字") == ["猫叫", "猫", "叫", "名字", "名", "字"]
+    assert question_words("周末去图书馆看书") == [
+        "周末",
+        "末去",
+        "去图",
+        "图书",
+        "书馆",
+        "馆看",
+        "看书",
+    ]
+    assert question_words("我们") == ["我们"]
     assert question_words("") == []
     assert prepare("小猫cat") == " 小猫 猫 cat"
     assert full_text_query(['a"b', "猫"]) == '"a""b" OR "猫" *'
