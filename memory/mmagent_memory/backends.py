@@ -17,6 +17,7 @@ from langgraph.store.base import BaseStore, Op
 from mmagent_memory.pictures import GivenPicture
 from mmagent_memory.ranking import Signals
 from mmagent_memory.records import EraseReceipt, Stored
+from mmagent_memory.rows import Vectors
 
 __all__ = ["Backend", "Candidate", "NewMemory", "Question", "Steps", "arun", "run"]
 
@@ -28,11 +29,16 @@ Namespace = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NewMemory:
-    """A memory to be kept: its key, its value (without `previous`) and its pictures."""
+    """A memory to be kept: its key, its value (without `previous`) and its pictures.
+
+    Attributes:
+        vectors: Those of its texts and pictures, where they are known already.
+    """
 
     key: str
     value: dict[str, Any]
     pictures: tuple[GivenPicture, ...] = ()
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from langgraph.store.base import BaseStore
 
 from mmagent_memory.asking import about, ask, moment_of
 from mmagent_memory.backends import Backend, NewMemory, Steps, arun, run
-from mmagent_memory.copying import export_steps, import_steps
+from mmagent_memory.copying import Progress, Reading, export_steps, import_steps
 from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.generic import GenericBackend
 from mmagent_memory.names import ANY_PERSONA, ROOT, decode_name, encode_name, memory_namespace
@@ -199,27 +199,59 @@ class LongTermMemory:
         """Remove all of this memory and every trace of it on disk; return what went."""
         return await arun(self.store, self._backend.erase(self._prefix))
 
-    def export_jsonl(self, path: str | Path) -> int:
-        """Write every memory with its pictures to a file; return how many."""
-        return run(self.store, export_steps(self._backend, self._prefix, path, self._loader))
+    def export_jsonl(self, path: str | Path, *, progress: Progress | None = None) -> int:
+        """Write every memory with its pictures and vectors to a file; return how many.
 
-    async def aexport_jsonl(self, path: str | Path) -> int:
-        """Write every memory with its pictures to a file; return how many."""
-        steps = export_steps(self._backend, self._prefix, path, self._loader)
+        Args:
+            path: The file; it is there whole or not at all.
+            progress: Told how many are done, and of how many.
+
+        Raises:
+            MemoryUsageError: The file cannot be written.
+            StoreFullError: The disk is full.
+        """
+        steps = export_steps(self.store, self._backend, self._prefix, path, progress)
+        return run(self.store, steps)
+
+    async def aexport_jsonl(self, path: str | Path, *, progress: Progress | None = None) -> int:
+        """Write every memory to a file; see `export_jsonl`."""
+        steps = export_steps(self.store, self._backend, self._prefix, path, progress)
         return await arun(self.store, steps)
 
-    def import_jsonl(self, path: str | Path) -> int:
+    def import_jsonl(
+        self,
+        path: str | Path,
+        *,
+        progress: Progress | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> int:
         """Remember what `export_jsonl` wrote; return how many lines were read.
 
-        A memory whose id exists is left as it is, so importing twice does no harm. Without a
-        persona of its own this memory gives each line back to the persona that it names.
-        """
-        return run(self.store, import_steps(self._backend, self._place_of, path, self._new))
+        The file is read to its end before anything is remembered. A memory whose id exists is
+        left as it is, so importing twice does no harm, and an import that was cut off goes on.
+        Without a persona of its own this memory gives each line back to the persona it names.
 
-    async def aimport_jsonl(self, path: str | Path) -> int:
+        Args:
+            path: The file.
+            progress: Told how many are done, and of how many.
+            notify: Told what a person should know: that the file's vectors are of another
+                embedder, so that everything is embedded anew. Otherwise it is logged.
+
+        Raises:
+            MemoryUsageError: The file cannot be read, is cut off, or has a line that is no
+                memory; the message names it, and nothing was imported.
+        """
+        return run(self.store, self._import(path, progress, notify))
+
+    async def aimport_jsonl(
+        self,
+        path: str | Path,
+        *,
+        progress: Progress | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> int:
         """Remember what `export_jsonl` wrote; see `import_jsonl`."""
-        steps = import_steps(self._backend, self._place_of, path, self._new)
-        return await arun(self.store, steps)
+        return await arun(self.store, self._import(path, progress, notify))
 
     def __repr__(self) -> str:
         return f"LongTermMemory(user={self.user!r}, persona={self.persona!r})"
@@ -304,6 +336,15 @@ class LongTermMemory:
             return False
         yield from self._backend.remove(stored)
         return True
+
+    def _import(
+        self,
+        path: str | Path,
+        progress: Progress | None,
+        notify: Callable[[str], None] | None,
+    ) -> Steps[int]:
+        reading = Reading(path, self._place_of, self._new)
+        return import_steps(self.store, self._backend, reading, progress, notify)
 
     def _place_of(self, persona: str | None) -> tuple[str, ...]:
         """Return where a line of an import belongs."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmagent_memory.backends import Candidate, NewMemory, Question, Steps
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.enrichment import COLUMN_WEIGHTS, full_text_of, indexed_fields, previous_of
-from mmagent_memory.erasing import erase, scrub
+from mmagent_memory.erasing import erase, owe, scrub
 from mmagent_memory.errors import CorruptStoreError
 from mmagent_memory.names import ROOT
 from mmagent_memory.ranking import Signals
@@ -97,6 +97,7 @@ class NativeBackend:
                     texts=full_text_of(value, before.value if before else None),
                     pictures=tuple(p.picture for p in memory.pictures if p.picture),
                     keep_existing=True,
+                    vectors=memory.vectors,
                 )
             )
             latest.insert(0, Stored(namespace, memory.key, value))
@@ -124,6 +125,7 @@ class NativeBackend:
             ]
         puts = [Put(stored.namespace, stored.key, None)]
         puts += [_without_previous(row, vectors) for row, vectors in after]
+        owe(self._store.database, thorough=False)
         self._store.write(puts)
         scrub(self._store.database, thorough=False)
 

@@ -15,7 +15,6 @@ from mmagent_memory.enrichment import COLUMN_WEIGHTS, full_text_of, indexed_fiel
 from mmagent_memory.names import ROOT
 from mmagent_memory.postgres import PostgresMemoryStore
 from mmagent_memory.postgres_erasing import erase
-from mmagent_memory.postgres_reader import PostgresReader
 from mmagent_memory.postgres_text import path_text
 from mmagent_memory.ranking import Signals
 from mmagent_memory.records import EraseReceipt, Stored
@@ -96,6 +95,7 @@ class PostgresBackend:
                     texts=full_text_of(value, before.value if before else None),
                     pictures=tuple(p.picture for p in memory.pictures if p.picture),
                     keep_existing=True,
+                    vectors=memory.vectors,
                 )
             )
             latest.insert(0, Stored(namespace, memory.key, value))
