@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint pull format bench-memory eval-tiny train-tiny clean
+.PHONY: help demo test faults lint pull format bench-memory eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,11 @@ demo: pull  ## Talk with Mia: pictures, memory, persona. Without a terminal a sh
 
 test: $(VENV)/.dev pull  ## Run every test that CI runs.
 	$(BIN)/python -m pytest -q
+
+ROUNDS ?= 0
+faults: $(VENV)/.dev  ## Kill, damage and starve a memory; ROUNDS=500 for the long campaign (docs/faults.md).
+	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) $(ARGS)
+	$(BIN)/python -m pytest -q tests/faults --deselect tests/faults/test_faults_campaign.py
 
 lint: $(VENV)/.dev  ## ruff and mypy.
 	$(BIN)/ruff check .

@@ -1,21 +1,30 @@
-"""Erasing so that nothing is left on disk: rows, words, vectors, pictures, the log, snapshots."""
+"""Erasing so that nothing is left on disk: rows, words, vectors, pictures, the log, snapshots.
+
+What is removed is gone with its transaction; overwriting what that left behind comes after it.
+The store notes beforehand that this is owed, so that a kill or a busy store only puts it off:
+the next to open the store, or to erase, pays.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmagent_memory.database import BUSY_MS, DATABASE, Database
+from mmagent_memory.errors import StoreBusyError, StoreFullError
 from mmagent_memory.records import EraseReceipt
 from mmagent_memory.search import Scope
 from mmagent_memory.words import index_words
 from mmagent_memory.writer import Writer
 
-__all__ = ["BACKUP", "INDEX_FOLDER", "STAGE", "erase", "remove_leftovers", "scrub"]
+__all__ = ["BACKUP", "INDEX_FOLDER", "STAGE", "erase", "owe", "pay", "remove_leftovers", "scrub"]
 
 _PATIENCE_MS = 2000
+_OWED = "scrub"
+"""Where `meta` notes that traces are left: 1 if the whole database must be written anew."""
 INDEX_FOLDER = "index"
 """Snapshots of vector indexes; each can be made anew."""
 STAGE = ".repair-"
@@ -24,11 +33,28 @@ BACKUP = ".damaged-"
 """What stands between the database's name and the time in the name of a damaged one."""
 
 
+def owe(database: Database, *, thorough: bool) -> None:
+    """Note that traces will be left which `scrub` must remove; call it before removing."""
+    with database.writing() as db:
+        _note(db, thorough=thorough)
+
+
+def pay(database: Database) -> None:
+    """Remove the traces that an interrupted or hindered erasure left; most often there are none."""
+    with database.reading() as db:
+        owed = db.execute("SELECT value FROM meta WHERE name = ?", (_OWED,)).fetchone()
+    if owed:
+        # Whoever is in the way now, or is doing the same: it stays noted until it is done.
+        with suppress(StoreBusyError, StoreFullError):
+            scrub(database, thorough=bool(owed[0]))
+
+
 def erase(database: Database, prefix: Sequence[str]) -> EraseReceipt:
     """Remove everything in a namespace and below, and every trace of it on disk."""
     before = _size(database.folder)
     scope = Scope.of(prefix)
     with database.writing() as db:
+        _note(db, thorough=True)
         writer = Writer(db)
         pictures = _count(db, "images")
         found = db.execute(
@@ -41,7 +67,10 @@ def erase(database: Database, prefix: Sequence[str]) -> EraseReceipt:
         condition = scope.condition.replace("items.ns", "id")
         db.execute(f"DELETE FROM namespaces WHERE {condition}", scope.parameters)  # noqa: S608
         pictures -= _count(db, "images")
-    files, notes = scrub(database, thorough=True)
+    try:
+        files, notes = scrub(database, thorough=True)
+    except StoreFullError as error:
+        files, notes = [], [f"{error} What is gone is overwritten when the store is next opened."]
     return EraseReceipt(
         memories=len(found),
         images=pictures,
@@ -64,13 +93,14 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
     """
     notes: list[str] = []
     files = [database.file.name, f"{database.file.name}-wal"]
-    for path in sorted((database.folder / INDEX_FOLDER).glob("*")):
-        path.unlink(missing_ok=True)
-        files.append(f"{INDEX_FOLDER}/{path.name}")
     with database.writing() as db:
         index_words(db)  # The words of what is gone wait to be taken out.
         # An index in another process's memory knows by this that it must not be saved.
         db.execute("UPDATE meta SET value = value + 1 WHERE name = 'scrubs'")
+    for path in sorted((database.folder / INDEX_FOLDER).glob("*")):
+        path.unlink(missing_ok=True)
+        files.append(f"{INDEX_FOLDER}/{path.name}")
+    files += remove_leftovers(database.folder, backups=True)
     with database.exclusive() as db:
         database.drop_readers()
         db.execute("INSERT INTO full_text (full_text) VALUES ('optimize')")
@@ -82,17 +112,28 @@ def scrub(database: Database, *, thorough: bool) -> tuple[list[str], list[str]]:
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    if busy:
+    if not busy:
+        with database.writing() as db:
+            db.execute("DELETE FROM meta WHERE name = ?", (_OWED,))
+    else:
         notes.append(
             "Another process is reading the store, so that its write-ahead log still holds the "
-            "old bytes; close that program and erase again."
+            "old bytes; close that program. What is left goes when the store is next opened."
         )
     return files, notes
 
 
+def _note(db: sqlite3.Connection, *, thorough: bool) -> None:
+    db.execute(
+        "INSERT INTO meta VALUES (?1, ?2) "
+        "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        (_OWED, int(thorough)),
+    )
+
+
 def remove_leftovers(folder: Path, *, backups: bool) -> list[str]:
     """Remove what a killed repair left, and damaged databases that one kept; return the names."""
-    patterns = [f"{STAGE}*", ".*.tmp"] + ([f"{DATABASE}{BACKUP}*"] if backups else [])
+    patterns = [f"{STAGE}*"] + ([f"{DATABASE}{BACKUP}*"] if backups else [])
     removed = []
     for path in sorted(found for pattern in patterns for found in folder.glob(pattern)):
         if path.is_dir():

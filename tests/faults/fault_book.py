@@ -26,7 +26,7 @@ DIMS = 32
 class _Words:
     """Embeds texts and no pictures, so that an item has the one vector of its text."""
 
-    fingerprint = f"words:{DIMS}"
+    fingerprint, dims = f"words:{DIMS}", DIMS
 
     def __init__(self) -> None:
         self._plain = HashEmbedder(dims=DIMS)
@@ -39,10 +39,7 @@ class _Words:
 
 
 EMBEDDER = _Words()
-_WORDS = (
-    "kettle garden violin harbour lantern meadow thunder button castle river pepper window "
-    "marble falcon candle bridge orchard pencil saddle copper"
-).split()
+_WORDS = ("kettle", "garden", "violin", "harbour", "lantern", "meadow", "thunder", "pepper")
 
 
 def text_of(name: str, version: int) -> str:
@@ -140,7 +137,10 @@ def search_faults(store: FaissStore, found: dict[str, int], chance: random.Rando
         query = text_of(name, found[name])
         scores = matrix @ np.asarray(EMBEDDER.embed_query(query))
         for limit in (10**9, 0):
-            store.exact_limit = limit
+            if store.exact_limit != limit:
+                store.exact_limit = limit
+                store.search((), query=query, limit=1)
+                store.wait_for_index()
             hits = store.search((), query=query, limit=10)
             mine = {f"{'/'.join(h.namespace)}/{h.key}": h.score or 0.0 for h in hits}
             best = np.sort(scores)[::-1][: len(mine)]

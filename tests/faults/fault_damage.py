@@ -79,6 +79,7 @@ def _build(folder: Path, tell: Tell, *, crash: bool) -> None:
         truth.gone.append("one/short")
         store.exact_limit = 0
         store.search((), query="kettle")
+        store.wait_for_index()
     store = open_store(folder)
     memory = LongTermMemory(store, user="sam")
     for number in range(3):
@@ -171,6 +172,9 @@ def _search(
         for prefix in (("one",), ("two",)):
             for limit in (10**9, 0):
                 store.exact_limit = limit
+                if not limit:
+                    named(lambda query=query: store.search((), query=query, limit=1))
+                    store.wait_for_index()
                 hits = named(
                     lambda query=query, prefix=prefix: store.search(prefix, query=query, limit=5)
                 )
@@ -215,6 +219,8 @@ class Damaging:
         shutil.copytree(base, folder)
         file = folder / self.file
         left = self.spoil(bytearray(file.read_bytes()), chance)
+        if self.name == _FOREIGN:
+            left = (_base(place, crash=not self.crash)[0] / self.file).read_bytes()
         if left is None:
             file.unlink()
         else:
@@ -339,6 +345,10 @@ def _cut(data: bytearray, chance: random.Random) -> bytes:
     return bytes(data[: chance.randrange(1, len(data))])
 
 
+def _as_it_is(data: bytearray, chance: random.Random) -> bytes:
+    return bytes(data)
+
+
 def _emptied(data: bytearray, chance: random.Random) -> bytes:
     return b""
 
@@ -352,6 +362,7 @@ def _torn(data: bytearray, chance: random.Random) -> bytes:
     return bytes(data[: -chance.randrange(1, 4000)]) + chance.randbytes(chance.randrange(3000))
 
 
+_FOREIGN = "index: another store's"
 SNAPSHOT = "index/vectors.faiss"
 _LOG = f"{DATABASE}-wal"
 _SHARED = f"{DATABASE}-shm"
@@ -383,6 +394,8 @@ DAMAGES = (
     Damaging("index: cut off", SNAPSHOT, _cut),
     Damaging("index: deleted", SNAPSHOT, _deleted),
     Damaging("index: emptied", SNAPSHOT, _emptied),
+    Damaging("index: older than the database", SNAPSHOT, _as_it_is, crash=True),
+    Damaging(_FOREIGN, SNAPSHOT, _as_it_is),
 )
 
 

@@ -156,15 +156,12 @@ def die_at_step(number: int, *, after: bool) -> None:
 
         return stepping
 
-    class Connection(sqlite3.Connection):
-        execute = step(sqlite3.Connection.execute)
-        executemany = step(sqlite3.Connection.executemany)
-        close = step(sqlite3.Connection.close)
-
     connect = sqlite3.connect
 
     def connecting(*arguments: Any, **named: Any) -> sqlite3.Connection:
-        return connect(*arguments, **{"factory": Connection, **named})
+        kind = named.pop("factory", sqlite3.Connection)
+        methods = {name: step(getattr(kind, name)) for name in ("execute", "executemany", "close")}
+        return connect(*arguments, factory=type("Connection", (kind,), methods), **named)
 
     sqlite3.connect = connecting  # type: ignore[assignment]
     for owner, name in (

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import shutil
+import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fault_book import Book, check, contents, open_store, text_of
+import numpy as np
+from fault_book import EMBEDDER, Book, check, open_store, text_of
 from fault_forks import Tell, ask, die_at_step, start
 
 from mmagent_memory import LongTermMemory
 from mmagent_memory import faiss_index as faiss_index_module
 from mmagent_memory.checking import repair
+from mmagent_memory.database import DATABASE, MARKER
 from mmagent_memory.errors import MissingStoreError
 from mmagent_memory.rows import Picture, Put
 
@@ -58,6 +63,7 @@ class Killing:
         steps: About how many steps the work takes for a few operations.
         writers: How many children do the work at once; all are killed.
         life: Rounds that one store goes through.
+        mend: Done to the store before it is checked: work that hurts it on purpose.
     """
 
     def __init__(
@@ -69,9 +75,10 @@ class Killing:
         steps: int = 120,
         writers: int = 1,
         life: int = LIFE,
+        mend: Callable[[Path], Any] = lambda folder: None,
     ) -> None:
         self.name, self.work, self.prepare = name, work, prepare
-        self.steps, self.writers, self.life = steps, writers, life
+        self.steps, self.writers, self.life, self.mend = steps, writers, life, mend
         self._book = Book()
         self._number = 0
 
@@ -91,7 +98,12 @@ class Killing:
         wrong = self._kill(folder, chance)
         if not (folder / "memory.sqlite3").exists() and self._book.acknowledged == 0:
             return Round("whole", seconds=time.monotonic() - began)  # Killed before it was made.
-        answer, failure = ask(lambda: check(folder, self._book, seed))
+
+        def checked() -> dict[str, Any]:
+            self.mend(folder)
+            return check(folder, self._book, seed)
+
+        answer, failure = ask(checked)
         if failure:
             wrong.append(failure)
         else:
@@ -237,9 +249,13 @@ def _erase(folder: Path, tell: Tell, chance: random.Random) -> None:
 
 
 def _repair(folder: Path, tell: Tell, chance: random.Random) -> None:
+    repair(folder)  # What the kill before left hurt.
     for number in range(5):
         with open_store(folder) as store:
             _put(store, tell, "keep", f"{number}", chance.randrange(1000))
+        # Full text that has lost its way: nothing is missing, and there is something to repair.
+        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
+            db.execute("DELETE FROM full_text_docsize")
         repair(folder)
         tell({})
 
@@ -251,6 +267,7 @@ def _snapshot(folder: Path, tell: Tell, chance: random.Random) -> None:
             store.exact_limit = 0
             for _ in _turns(6, "keep", tell, store, chance):
                 store.search((), query="kettle garden", limit=3)
+                store.wait_for_index()
 
 
 def _reembed(folder: Path, tell: Tell, chance: random.Random) -> None:
@@ -270,6 +287,74 @@ def _open(folder: Path, tell: Tell, chance: random.Random) -> None:
             return
 
 
+_VERSION_1 = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+CREATE TABLE items (
+    id INTEGER PRIMARY KEY, ns INTEGER NOT NULL REFERENCES namespaces (id), key BLOB NOT NULL,
+    value TEXT NOT NULL, fields TEXT, created INTEGER NOT NULL, updated INTEGER NOT NULL,
+    ttl INTEGER, expires INTEGER, crc INTEGER NOT NULL, kinds BLOB NOT NULL,
+    vectors BLOB NOT NULL, body TEXT, about TEXT, caption TEXT, context TEXT
+);
+CREATE UNIQUE INDEX items_by_key ON items (ns, key);
+CREATE INDEX items_by_namespace ON items (ns);
+CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
+CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
+CREATE INDEX tombstones_by_namespace ON tombstones (ns);
+CREATE TABLE images (
+    hash BLOB PRIMARY KEY, mime TEXT NOT NULL, width INTEGER, height INTEGER, data BLOB NOT NULL
+);
+CREATE TABLE item_images (
+    item INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (item, hash)
+) WITHOUT ROWID;
+CREATE INDEX item_images_by_hash ON item_images (hash);
+CREATE VIRTUAL TABLE full_text USING fts5(
+    body, about, caption, context,
+    content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+);
+PRAGMA application_id = 1835885933;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+"""
+
+
+def _fill_old(folder: Path, tell: Tell) -> None:
+    """Make a store as the first version of the package made it."""
+    folder.mkdir(parents=True)
+    names = [f"keep/{one}" for one in range(120)]
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
+        db.executescript(_VERSION_1)
+        db.execute("INSERT INTO meta VALUES ('store', lower(hex(randomblob(16))))")
+        db.execute("INSERT INTO meta VALUES ('embedder', ?)", (EMBEDDER.fingerprint,))
+        db.execute("INSERT INTO meta VALUES ('dims', ?)", (EMBEDDER.dims,))
+        db.execute("INSERT INTO namespaces VALUES (1, ?)", (b"keep.",))
+        db.execute("BEGIN")
+        for number, name in enumerate(names, start=1):
+            key, text = name.split("/")[1].encode(), text_of(name, 1)
+            value = json.dumps({"version": 1, "text": text})
+            crc = zlib.crc32(key)
+            for part in (value.encode(), b"\0", text.encode(), b"", b"", b""):
+                crc = zlib.crc32(part, crc)
+            data = np.asarray(EMBEDDER.embed_documents([text])[0], dtype="<f4").tobytes()
+            vectors = data + zlib.crc32(b"\0" + data).to_bytes(4, "little")
+            row = (number, 1, key, value, None, 1, 1, None, None, crc, b"\0", vectors)
+            db.execute(
+                "INSERT INTO items VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'','','')", (*row, text)
+            )
+        db.execute("INSERT INTO full_text (full_text) VALUES ('rebuild')")
+        db.execute("COMMIT")
+    (folder / MARKER).write_text("A memory store of mmagent lives in this folder.\n")
+    tell({"begin": dict.fromkeys(names, 1)})
+    tell({"done": dict.fromkeys(names, 1)})
+
+
+def _upgrade(folder: Path, tell: Tell, chance: random.Random) -> None:
+    with open_store(folder) as store:
+        tell({})
+        for number in range(10):
+            _put(store, tell, "keep", f"{number}", chance.randrange(1000))
+
+
 KILLS = (
     Killing("write one at a time", _write),
     Killing("write and delete pictures", _remember),
@@ -278,7 +363,8 @@ KILLS = (
     Killing("erase and forget", _erase, prepare=_fill, steps=200),
     Killing("save the index", _snapshot, prepare=_fill, steps=250),
     Killing("embed anew", _reembed, prepare=_fill, steps=700),
-    Killing("repair", _repair, prepare=_fill, steps=700),
+    Killing("repair", _repair, prepare=_fill, steps=700, mend=repair),
+    Killing("upgrade an older store", _upgrade, prepare=_fill_old, steps=60, life=1),
     Killing("two writers", _write, writers=2),
     Killing("four writers", _write, writers=4, life=4),
 )
