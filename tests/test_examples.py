@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_example_is_forgotten() -> None:
-    tested = {"chat_model", "companion", "long_term_memory", "own_persona"}
+    tested = {"chat_model", "companion", "fine_tuning", "long_term_memory", "own_persona"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -39,6 +39,12 @@ def test_chat_model(run: Callable[..., str], picture: Callable[..., bytes], tmp_
 def test_companion(run: Callable[..., str], tmp_path: Path) -> None:
     out = run("companion", "echo", tmp_path / "memory")
     assert "(recalled: Sam: Hi Mia! I am learning to play the oboe.)" in out
+
+
+def test_fine_tuning(run: Callable[..., str], tiny_llava: Path, tmp_path: Path) -> None:
+    out = run("fine_tuning", tiny_llava, tmp_path, 1)
+    assert "perplexity: " in out
+    assert "Pip: " in out
 
 
 def test_long_term_memory(run: Callable[..., str], tmp_path: Path) -> None:

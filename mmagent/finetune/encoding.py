@@ -168,9 +168,8 @@ class ChatEncoder:
             except Exception as error:  # Jinja, and whatever a template raises by itself
                 reason = reason or str(error)
                 continue
-            missing = next(
-                (t.text.strip() for t in dialogue.turns if t.text.strip() not in text), None
-            )
+            said = (p.strip() for t in dialogue.turns for p in t.parts if isinstance(p, str))
+            missing = next((part for part in said if part not in text), None)
             if missing is None:
                 return list(way), tools or None
             reason = reason or f"the model's chat template leaves out {missing[:40]!r}"
