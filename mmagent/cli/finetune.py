@@ -17,6 +17,11 @@ __all__ = ["COMMANDS", "app"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("mmagent.cli.finetune_chat", "chat_command"),
+    "vqa": ("mmagent.cli.finetune_objectives", "vqa_command"),
+    "match": ("mmagent.cli.finetune_objectives", "match_command"),
+    "embed": ("mmagent.cli.finetune_objectives", "embed_command"),
+    "classify": ("mmagent.cli.finetune_objectives", "classify_command"),
+    "pretrain": ("mmagent.cli.finetune_objectives", "pretrain_command"),
     "inspect": ("mmagent.cli.finetune_chat", "inspect_command"),
     "evaluate": ("mmagent.cli.finetune_after", "evaluate"),
     "export": ("mmagent.cli.finetune_after", "export"),

@@ -32,13 +32,19 @@ def figure(file: Path, width: float = 7.0, height: float = 4.0) -> Iterator[Any]
     temporary.replace(file)
 
 
-def draw_curves(history: Sequence[dict[str, Any]], file: Path, title: str = "") -> bool:
+def draw_curves(
+    history: Sequence[dict[str, Any]],
+    file: Path,
+    title: str = "",
+    label: str = "loss on answers (nats a token)",
+) -> bool:
     """Loss in training and validation by step, and the learning rate; False if there is nothing.
 
     Args:
         history: The trainer's notes (`log_history`).
         file: The PNG to write.
         title: Above the plot.
+        label: Beside the plot.
     """
     losses = [(note["step"], note["loss"]) for note in history if "loss" in note]
     checked = [(note["step"], note["eval_loss"]) for note in history if "eval_loss" in note]
@@ -58,7 +64,7 @@ def draw_curves(history: Sequence[dict[str, Any]], file: Path, title: str = "") 
             other.set_ylabel("learning rate (dotted)", color=_GREY)
             other.spines[["top"]].set_visible(False)
         axes.set_xlabel("step")
-        axes.set_ylabel("loss on answers (nats a token)")
+        axes.set_ylabel(label)
         axes.set_title(title)
         axes.legend(frameon=False)
     return True

@@ -1,0 +1,83 @@
+"""`mmagent finetune vqa`: answering questions on pictures as a choice among answers (ViLT).
+
+The answers of the training rows are the classes; the loss is binary cross-entropy over soft
+labels, as in Kim, Son and Kim, "ViLT" (ICML 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmagent.finetune.objectives.models import Feeder, feeder_of, load_model, small_config
+from mmagent.finetune.objectives.rows import PairRow, labels_of
+from mmagent.finetune.objectives.settings import VqaSettings
+from mmagent.finetune.objectives.task import Objective, Report, classes_report
+
+__all__ = ["VQA"]
+
+_BATCH = 64
+
+
+class VqaTask:
+    """ViltForQuestionAnswering on rows of image, question, answer."""
+
+    parts = {
+        "vision": ("vilt.embeddings.patch_embeddings", "vilt.embeddings.position_embeddings"),
+        "projector": ("vilt.embeddings.token_type_embeddings",),
+        "language": ("vilt.embeddings.text_embeddings",),
+    }
+
+    def __init__(self, settings: VqaSettings, rows: Sequence[PairRow]) -> None:
+        from transformers import ViltForQuestionAnswering
+
+        self.answers = labels_of(rows, settings.answers)
+        self._number = {answer: number for number, answer in enumerate(self.answers)}
+        self.feeder: Feeder = feeder_of(settings.base, rows, settings.max_tokens)
+        names = {
+            "id2label": dict(enumerate(self.answers)),
+            "label2id": dict(self._number),
+            "num_labels": len(self.answers),
+        }
+        config = small_config("vilt", len(self.feeder.tokenizer), settings.dropout, **names)
+        self.model = load_model(
+            ViltForQuestionAnswering, settings.base, config, ignore_mismatched_sizes=True, **names
+        )
+
+    def collate(self, rows: Sequence[PairRow], *, training: bool) -> dict[str, Any]:
+        """Return texts, pixels and soft labels [rows, answers]."""
+        import torch
+
+        labels = torch.zeros(len(rows), len(self.answers))
+        for place, row in enumerate(rows):
+            if row.label in self._number:
+                labels[place, self._number[row.label]] = 1.0
+        texts = self.feeder.text([row.text for row in rows])
+        return {**texts, **self.feeder.pixels(rows), "labels": labels}
+
+    def loss(self, model: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Return the model's own loss, logits and the right answers."""
+        found = model(**batch)
+        return found.loss, found.logits, batch["labels"].argmax(-1)
+
+    def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
+        """Return accuracy and a report by answer."""
+        import torch
+
+        said: list[str] = []
+        for start in range(0, len(rows), _BATCH):
+            batch = self.collate(rows[start : start + _BATCH], training=False)
+            batch.pop("labels")
+            with torch.inference_mode():
+                logits = model(**{name: value.to(model.device) for name, value in batch.items()})
+            said += [self.answers[n] for n in logits.logits.argmax(-1).tolist()]
+        return classes_report([row.label or "" for row in rows], said)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write a checkpoint that transformers loads."""
+        model.save_pretrained(folder)
+        self.feeder.save(folder)
+
+
+VQA = Objective("vqa", "question", "answer", VqaTask, "ViltForQuestionAnswering")
