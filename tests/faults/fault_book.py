@@ -153,8 +153,15 @@ def search_faults(store: FaissStore, found: dict[str, int], chance: random.Rando
     return wrong
 
 
-def check(folder: Path, book: Book, seed: int) -> dict[str, Any]:
-    """Return what a store holds and every fault of it."""
+def check(folder: Path, book: Book, seed: int, *, traces: bool = False) -> dict[str, Any]:
+    """Return what a store holds and every fault of it.
+
+    Args:
+        folder: The store.
+        book: What it must hold.
+        seed: Of what is looked at more closely.
+        traces: Whether nothing may be left on disk of what is gone.
+    """
     chance = random.Random(seed)
     report = verify(folder)
     wrong = list(report.problems)
@@ -170,6 +177,11 @@ def check(folder: Path, book: Book, seed: int) -> dict[str, Any]:
         wrong += _picture_faults(store)
         with store.database.writing() as db:
             db.execute("INSERT INTO full_text (full_text, rank) VALUES ('integrity-check', 1)")
+    if traces:
+        data = b"\0".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        for name in set(book.allowed) - set(found):
+            if f"{name} v1 ".encode() in data:
+                wrong.append(f"{name} is erased and still on disk")
     return {"found": found, "wrong": wrong}
 
 

@@ -63,7 +63,8 @@ class Killing:
         steps: About how many steps the work takes for a few operations.
         writers: How many children do the work at once; all are killed.
         life: Rounds that one store goes through.
-        mend: Done to the store before it is checked: work that hurts it on purpose.
+        mend: Done to the store before it is checked, after work that hurts it on purpose.
+        traces: Whether nothing may be left on disk of what is gone.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class Killing:
         writers: int = 1,
         life: int = LIFE,
         mend: Callable[[Path], Any] = lambda folder: None,
+        traces: bool = False,
     ) -> None:
         self.name, self.work, self.prepare = name, work, prepare
-        self.steps, self.writers, self.life, self.mend = steps, writers, life, mend
+        self.steps, self.writers, self.life = steps, writers, life
+        self.mend, self.traces = mend, traces
         self._book = Book()
         self._number = 0
 
@@ -101,7 +104,7 @@ class Killing:
 
         def checked() -> dict[str, Any]:
             self.mend(folder)
-            return check(folder, self._book, seed)
+            return check(folder, self._book, seed, traces=self.traces)
 
         answer, failure = ask(checked)
         if failure:
@@ -360,7 +363,7 @@ KILLS = (
     Killing("write and delete pictures", _remember),
     Killing("bulk load", _bulk, steps=600, life=3),
     Killing("make a store", _open, steps=60, life=1),
-    Killing("erase and forget", _erase, prepare=_fill, steps=200),
+    Killing("erase and forget", _erase, prepare=_fill, steps=200, traces=True),
     Killing("save the index", _snapshot, prepare=_fill, steps=250),
     Killing("embed anew", _reembed, prepare=_fill, steps=700),
     Killing("repair", _repair, prepare=_fill, steps=700, mend=repair),
