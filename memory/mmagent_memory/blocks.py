@@ -28,6 +28,7 @@ View = tuple[NDArray[np.int64], NDArray[np.uint8], Matrix]
 """Items [n], kinds [n], matrix [n, dims]; item 0 where one was removed."""
 
 _BATCH = 4096
+_MANY_PATHS = 100_000
 _FEW = 1000
 """Changes that are read in one go for every namespace, rather than for each of a scope's."""
 
@@ -126,6 +127,7 @@ class BlockCache:
         self.budget = budget
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         self._lock = threading.RLock()
+        self._paths: tuple[int, dict[int, bytes]] = (-1, {})
         self._sizes: dict[bytes, tuple[int, int]] = {}
         self._process = os.getpid()
 
@@ -149,10 +151,12 @@ class BlockCache:
             # One that has seen more than this connection serves too: what it should not show is
             # not among the rows.
             ahead = block.seen > moment.newest
-            if not ahead and (block.seen < moment.newest or block.version != moment.namespaces):
+            changed = block.seen < moment.newest or block.version != moment.namespaces
+            if changed and not ahead:
                 _catch_up(db, moment, block, low, high)
             self._blocks[low] = block
-            self._evict()
+            if changed:
+                self._evict()
             return block.view()
 
     def holds_at_most(
@@ -175,6 +179,19 @@ class BlockCache:
             ).fetchone()[0]
             self._sizes[low] = (count, moment.newest)
         return count <= limit
+
+    def path(self, db: sqlite3.Connection, moment: Moment, namespace: int) -> bytes:
+        """Return the path of a namespace; empty if it is not there."""
+        version, paths = self._paths
+        if version != moment.namespaces or len(paths) > _MANY_PATHS:
+            paths = {}
+            self._paths = (moment.namespaces, paths)
+        if namespace not in paths:
+            found = db.execute("SELECT path FROM namespaces WHERE id = ?", (namespace,)).fetchone()
+            if found is None:
+                return b""
+            paths[namespace] = found[0]
+        return paths[namespace]
 
     def drop(self, low: bytes) -> None:
         """Forget a scope's block."""

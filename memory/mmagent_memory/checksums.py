@@ -64,13 +64,23 @@ def content_checksum(
         words: The four columns of full text.
         kinds: The kinds of its vectors.
     """
-    parts = [path, key, kinds, value.encode("utf-8", "surrogatepass")]
-    parts += [
-        None if part is None else part.encode("utf-8", "surrogatepass")  # type: ignore[misc]
-        for part in (fields, *words)
-    ]
-    lengths = _LENGTHS.pack(*(-1 if part is None else len(part) for part in parts))
-    return zlib.crc32(b"".join([part or b"" for part in parts]), zlib.crc32(lengths))
+    said = value.encode("utf-8", "surrogatepass")
+    paths = (fields or "").encode("utf-8", "surrogatepass")
+    body, about, caption, context = [(w or "").encode("utf-8", "surrogatepass") for w in words]
+    lengths = _LENGTHS.pack(
+        # No fields and no words are not the same as empty ones.
+        (fields is None) + 2 * (words[0] is None),
+        len(path),
+        len(key),
+        len(kinds),
+        len(said),
+        len(paths),
+        len(body),
+        len(about),
+        len(caption),
+    )
+    everything = (lengths, path, key, kinds, said, paths, body, about, caption, context)
+    return zlib.crc32(b"".join(everything))
 
 
 def stamp_checksum(

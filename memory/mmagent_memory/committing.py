@@ -37,7 +37,10 @@ class Committer:
     def __init__(self, database: Database, check: Callable[[sqlite3.Connection], None]) -> None:
         self._database = database
         self._check = check
-        self._begin()
+        self._process, self._newest = os.getpid(), 0
+        self._namespaces = NamespaceNumbers()
+        self._queue: list[_Work] = []
+        self._mutex = threading.Lock()
 
     def write(self, puts: Sequence[PreparedPut]) -> int:
         """Write and remove items, all or none; on disk when this returns.
@@ -65,12 +68,9 @@ class Committer:
         return self._newest
 
     def _begin(self) -> None:
-        # Also after a fork, where the queue and its lock are another process's.
+        # After a fork the queue and its lock are the parent's threads'.
         self._process = os.getpid()
-        self._namespaces = NamespaceNumbers()
-        self._newest = 0
-        self._queue: list[_Work] = []
-        self._mutex = threading.Lock()
+        self._namespaces, self._queue, self._mutex = NamespaceNumbers(), [], threading.Lock()
 
     def _take(self, mine: _Work) -> list[_Work]:
         with self._mutex:

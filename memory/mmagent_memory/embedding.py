@@ -23,6 +23,7 @@ __all__ = [
     "ImageEmbedder",
     "Matrix",
     "TextEmbedder",
+    "checked",
     "default_embedder",
 ]
 
@@ -140,26 +141,36 @@ class CheckedEmbedder:
         return f"{type(self._embedder).__qualname__}:{len(rounded)}:{digest}"
 
     def _checked(self, embed: Callable[[], Any], count: int) -> Matrix:
-        if count == 0:
-            return np.zeros((0, 0), dtype=np.float32)
-        try:
-            rows = np.asarray(embed(), dtype=np.float32)
-        except Exception as error:
-            raise EmbeddingError(
-                f"The embedder {self.name} failed: {error}. Nothing was stored; try again or pass "
-                "another embedder."
-            ) from error
-        if rows.ndim != 2 or len(rows) != count or rows.shape[1] == 0:
-            raise EmbeddingError(
-                f"The embedder {self.name} returned an array of shape {rows.shape} for {count} "
-                "inputs; it must return one vector for each. Nothing was stored."
-            )
-        if not np.isfinite(rows).all():
-            raise EmbeddingError(
-                f"The embedder {self.name} returned NaN or infinity; such a vector finds nothing. "
-                "Nothing was stored; check the model."
-            )
-        # In double precision: the square of a large float32 overflows.
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-        unit = rows / np.where(lengths > 0, lengths, 1.0)
-        return np.ascontiguousarray(unit, dtype=np.float32)
+        return checked(embed, count, self.name)
+
+
+def checked(embed: Callable[[], Any], count: int, name: str) -> Matrix:
+    """Return the vectors that an embedder makes, brought to length 1: [count, dims].
+
+    Raises:
+        EmbeddingError: It fails, or they are not what they should be.
+    """
+    if count == 0:
+        return np.zeros((0, 0), dtype=np.float32)
+    try:
+        rows = np.asarray(embed(), dtype=np.float32)
+    except Exception as error:
+        raise EmbeddingError(
+            f"The embedder {name} failed: {error}. Nothing was stored; try again or pass "
+            "another embedder."
+        ) from error
+    if rows.ndim != 2 or len(rows) != count or rows.shape[1] == 0:
+        raise EmbeddingError(
+            f"The embedder {name} returned an array of shape {rows.shape} for {count} "
+            "inputs; it must return one vector for each. Nothing was stored."
+        )
+    # In double precision: the square of a large float32 overflows.
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    if not np.isfinite(lengths).all():
+        raise EmbeddingError(
+            f"The embedder {name} returned NaN or infinity; such a vector finds nothing. "
+            "Nothing was stored; check the model."
+        )
+    lengths[lengths == 0] = 1.0
+    unit = rows / lengths[:, None]
+    return np.ascontiguousarray(unit, dtype=np.float32)

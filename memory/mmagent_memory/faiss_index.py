@@ -242,7 +242,8 @@ class FaissIndex:
         payload, items, seen = found
         try:
             index = faiss.deserialize_index(payload)
-            inner = faiss.downcast_index(faiss.downcast_index(index).index)
+            inner: Any = faiss.downcast_index(index).index  # type: ignore[attr-defined]
+            inner = faiss.downcast_index(inner)
         except (RuntimeError, AttributeError):
             # Whatever is wrong with a cache, the rows are the truth.
             return
@@ -258,7 +259,7 @@ def _empty(sample: Matrix, scrubs: int) -> _Codes:
     dims = sample.shape[1]
     turn = faiss.RandomRotationMatrix(dims, dims)
     turn.init(_TURN)
-    codes = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
+    codes: Any = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
     codes.qb = _QUERY_BITS
     index = faiss.IndexPreTransform(turn, codes)
     with _one_thread():

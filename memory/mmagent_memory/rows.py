@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ TEXT, IMAGE = 0, 1
 MAX_VECTORS = 1024
 """Most vectors of one item."""
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -136,14 +138,22 @@ class Row:
         "items.about, items.caption, items.context, items.kinds"
     )
 
+    # With the number of the namespace, where its path is known.
+    COLUMNS_WITHOUT_PATH = COLUMNS.replace("namespaces.path", "items.ns")
+
     @classmethod
-    def from_columns(cls, columns: Sequence[Any]) -> Row:
+    def from_columns(cls, columns: Sequence[Any], path: bytes | None = None) -> Row:
         """Return the row that was read with `COLUMNS`.
+
+        Args:
+            columns: What was read.
+            path: The namespace, if it was read with `COLUMNS_WITHOUT_PATH`.
 
         Raises:
             CorruptStoreError: It does not match its checksum.
         """
-        number, path, key, value, fields, created, updated, ttl, expires, images, crc = columns[:11]
+        number, its, key, value, fields, created, updated, ttl, expires, images, crc = columns[:11]
+        path = its if path is None else path
         words, kinds = columns[11:15], columns[15]
         try:
             whole = crc == content_checksum(
@@ -203,9 +213,15 @@ def _readable(key: bytes) -> str:
 
 def path_of(namespace: Sequence[str]) -> bytes:
     """Return a namespace as it is stored: so that a prefix of labels is a prefix of bytes."""
+    return _path_of(tuple(namespace))
+
+
+@lru_cache(maxsize=4096)
+def _path_of(namespace: tuple[str, ...]) -> bytes:
     return b"".join(bytes_of(label) + b"." for label in namespace)
 
 
+@lru_cache(maxsize=4096)
 def labels_of(path: bytes) -> tuple[str, ...]:
     """Return the labels of a stored namespace."""
     return tuple(_readable(path).split(".")[:-1])
@@ -218,12 +234,14 @@ def to_json(value: Mapping[str, Any], key: str) -> str:
         MemoryUsageError: It holds something that JSON cannot.
     """
     try:
-        text = json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+        text = _ENCODE(value if type(value) is dict else dict(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise MemoryUsageError(
             f"The value of {key!r} cannot be stored as JSON ({error}); store strings, numbers, "
             "lists and mappings."
         ) from error
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

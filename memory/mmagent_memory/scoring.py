@@ -57,7 +57,7 @@ def products(matrix: Matrix, query: Matrix) -> Matrix:
     import faiss
 
     found: Matrix = np.empty(len(matrix), dtype=np.float32)
-    faiss.fvec_inner_products_ny(
+    faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
         faiss.swig_ptr(found),
         faiss.swig_ptr(np.ascontiguousarray(query)),
         faiss.swig_ptr(matrix),

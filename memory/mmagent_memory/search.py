@@ -132,14 +132,13 @@ class Reader:
             # In a few lengths only, so that SQLite has the statement ready.
             room = next(size for size in _LENGTHS if size >= len(wanted))
             for columns in self.db.execute(
-                f"SELECT {Row.COLUMNS} FROM items "  # noqa: S608
-                # An item whose namespace is lost is damaged, not absent.
-                "LEFT JOIN namespaces ON namespaces.id = items.ns "
+                f"SELECT {Row.COLUMNS_WITHOUT_PATH} FROM items "  # noqa: S608
                 f"WHERE items.id IN ({', '.join('?' * room)}) "
                 "AND (items.expires IS NULL OR items.expires > ?)",
                 (*wanted, *[-1] * (room - len(wanted)), self.now),
             ):
-                row = Row.from_columns(columns)
+                # An item whose namespace is lost is damaged, not absent.
+                row = Row.from_columns(columns, self.blocks.path(self.db, self.moment, columns[1]))
                 found[row.id] = row
         return found
 

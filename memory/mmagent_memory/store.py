@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -32,13 +33,13 @@ from mmagent_memory.blocks import BlockCache
 from mmagent_memory.committing import Committer
 from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
-from mmagent_memory.erasing import INDEX_FOLDER
+from mmagent_memory.erasing import INDEX_FOLDER, pay
 from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
 from mmagent_memory.faiss_index import FaissIndex, Wanted
 from mmagent_memory.filters import check_filter, matches
 from mmagent_memory.indexer import Indexer
 from mmagent_memory.reembedding import reembed
-from mmagent_memory.rows import Put, Row, now_us
+from mmagent_memory.rows import Put, Row, Vectors, now_us
 from mmagent_memory.search import Reader, nearest
 from mmagent_memory.text import question_words
 from mmagent_memory.vectorizer import Vectorizer
@@ -53,6 +54,8 @@ __all__ = ["EXACT_LIMIT", "FaissStore"]
 
 EXACT_LIMIT = 20_000
 """Items up to which a search compares every vector of its scope."""
+_BULK = 10_000
+"""Items of one transaction in a bulk load."""
 _BEHIND = 20_000
 """Changes that a search lets the index catch up with, rather than leave that to the background."""
 
@@ -103,6 +106,7 @@ class FaissStore(BaseStore):
         self.exact_limit = EXACT_LIMIT
         self._committer = Committer(self.database, self.vectorizer.check_unchanged)
         self._indexer = Indexer(self.database, self.index)
+        pay(self.database)  # What an erasure that was cut off still owes.
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out operations: the reads first, all at one moment, then the writes, all or none.
@@ -133,12 +137,51 @@ class FaissStore(BaseStore):
 
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; on disk when this returns."""
+        self._write(puts, None)
+
+    def _write(self, puts: Sequence[Put], vectors: Sequence[Vectors | None] | None) -> None:
         prepared = [PreparedPut(put, self.vectorizer.words_of(put)) for put in puts]
-        for one, vectors in zip(prepared, self.vectorizer.vectors_of(puts), strict=True):
-            one.with_vectors(vectors)
+        if vectors is None:
+            vectors = self.vectorizer.vectors_of(puts)
+        for one, mine in zip(prepared, vectors, strict=True):
+            one.with_vectors(mine)
         newest = self._committer.write(prepared)
         if self.vectorizer.enabled and newest > self.exact_limit:
             self._indexer.notice(newest)
+
+    def bulk(
+        self,
+        items: Iterable[tuple[tuple[str, ...], str, dict[str, Any]]],
+        *,
+        vectors: Any = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Write many items, in batches; return how many.
+
+        Each batch is one transaction and on disk when `progress` hears of it: a load that was
+        broken off is taken up again by loading the same items once more.
+
+        Args:
+            items: (namespace, key, value) of each.
+            vectors: [items, dims] where they are known already: of each item's text, as the
+                store's embedder makes them. None: they are made now.
+            progress: Called with how many items are stored, after each batch.
+        """
+        done = 0
+        for batch in _batches(items):
+            puts = []
+            for namespace, key, value in batch:
+                validate_op_namespace(PutOp(namespace, key, value))
+                puts.append(Put(namespace, key, value))
+            if vectors is None:
+                self.write(puts)
+            else:
+                part = vectors[done : done + len(puts)]
+                self._write(puts, self.vectorizer.given(part, len(puts)))
+            done += len(puts)
+            if progress is not None:
+                progress(done)
+        return done
 
     def sweep_ttl(self) -> int:
         """Remove every expired item; return how many went.
@@ -297,6 +340,13 @@ class FaissStore(BaseStore):
     def wait_for_index(self) -> None:
         """Wait until the index that is being made in the background, if any, is done."""
         self._indexer.wait()
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield items a batch at a time."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BULK)):
+        yield batch
 
 
 def _item(row: Row) -> Item:

@@ -40,6 +40,8 @@ _SHORT_RUN = 2
 
 def prepare(text: str) -> str:
     """Return a text for the full text table; what SQLite cannot hold is left out."""
+    if text.isascii():
+        return text.replace("\x00", " ")
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\x00", " ")
     return _RUN.sub(lambda run: f" {' '.join([*_pairs(run[0]), run[0][-1]])} ", text)
 

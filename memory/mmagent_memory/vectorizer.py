@@ -11,8 +11,14 @@ import numpy as np
 from langgraph.store.base import get_text_at_path
 
 from mmagent_memory.database import Database
-from mmagent_memory.embedding import CheckedEmbedder, Matrix, TextEmbedder, default_embedder
-from mmagent_memory.errors import EmbedderChangedError, EmbeddingError
+from mmagent_memory.embedding import (
+    CheckedEmbedder,
+    Matrix,
+    TextEmbedder,
+    checked,
+    default_embedder,
+)
+from mmagent_memory.errors import EmbedderChangedError, EmbeddingError, MemoryUsageError
 from mmagent_memory.rows import IMAGE, TEXT, FullText, Put, Vectors
 from mmagent_memory.text import prepare
 
@@ -101,9 +107,31 @@ class Vectorizer:
         for put, (mine_texts, mine_images) in zip(puts, wanted, strict=True):
             mine_images = mine_images if shown else []
             kinds = bytes([TEXT] * len(mine_texts) + [IMAGE] * len(mine_images))
+            if len(mine_texts) == 1 and not mine_images:
+                found.append(Vectors(kinds, of_texts[mine_texts[0] : mine_texts[0] + 1]))
+                continue
             parts = [m[i] for m, i in ((of_texts, mine_texts), (of_images, mine_images)) if i]
             found.append(Vectors(kinds, np.concatenate(parts)) if parts else put.vectors)
         return found
+
+    def given(self, vectors: Any, count: int) -> list[Vectors]:
+        """Return vectors that were made elsewhere, checked as those of the embedder are.
+
+        Args:
+            vectors: [count, dims] the vector of each item's text, by the store's embedder.
+            count: How many there must be.
+        """
+        if not self.enabled:
+            raise MemoryUsageError(
+                "Vectors were given to a store without an embedder, which could not search them; "
+                "open it with FaissStore(path, embeddings=…), with the embedder that made them."
+            )
+        matrix = checked(lambda: vectors, count, "that made the given vectors")
+        if len(matrix):
+            self._resolve()
+            self._check_dims(matrix.shape[1])
+        kind = bytes([TEXT])
+        return [Vectors(kind, matrix[place : place + 1]) for place in range(count)]
 
     def words_of(self, put: Put) -> FullText:
         """Return the words by which a put is found in full text."""
