@@ -28,7 +28,12 @@ def _chat(settings: ChatSettings, *, resume: bool, quiet: bool, as_json: bool) -
 
     first = os.environ.get("RANK", "0") == "0"
     say = (lambda text: None) if quiet or not first else note
-    run = finetune_chat(settings, resume=resume, quiet=quiet or not first, note=say)
+    try:
+        run = finetune_chat(settings, resume=resume, quiet=quiet or not first, note=say)
+    except KeyboardInterrupt:
+        if (settings.output / "checkpoints").is_dir():
+            say("stopped; the same command with --resume goes on from the last checkpoint")
+        raise
     if as_json:
         print_json({"weights": str(run.weights), **run.report})
         return

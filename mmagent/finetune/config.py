@@ -54,16 +54,16 @@ class Section(BaseModel):
 class FreezeSettings(Section):
     """Which parts of the model stay as they are."""
 
-    vision: bool = Field(True, description="Leave the vision tower as it is.")
-    projector: bool = Field(False, description="Leave the projector as it is.")
-    language: bool = Field(False, description="Leave the language model as it is.")
+    vision: bool = Field(default=True, description="Leave the vision tower as it is.")
+    projector: bool = Field(default=False, description="Leave the projector as it is.")
+    language: bool = Field(default=False, description="Leave the language model as it is.")
 
 
 class SplitSettings(Section):
     """How rows are parted; an image and a conversation are never on two sides."""
 
-    test: float = Field(0.1, ge=0, lt=1, description="Share of rows held out for the test.")
-    validation: float = Field(0.1, ge=0, lt=1, description="Share of rows to validate on.")
+    test: float = Field(default=0.1, ge=0, lt=1, description="Share of rows held out for the test.")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="Share of rows to validate on.")
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -75,42 +75,46 @@ class SplitSettings(Section):
 class TrainSettings(Section):
     """What every objective has."""
 
-    base: str = Field("tiny", description="tiny, a folder, or a hub name.")
+    base: str = Field(default="tiny", description="tiny, a folder, or a hub name.")
     data: Paths = Field(default_factory=list, description="A file of rows; repeatable.")
-    output: Path = Field(Path("finetuned"), description="The folder of the results.")
-    epochs: float = Field(3.0, gt=0, description="Times through the data.")
-    steps: int | None = Field(None, gt=0, description="Optimizer steps, instead of epochs.")
-    lr: float = Field(2e-4, gt=0, lt=1, description="Highest learning rate.")
+    output: Path = Field(default=Path("finetuned"), description="The folder of the results.")
+    epochs: float = Field(default=3.0, gt=0, description="Times through the data.")
+    steps: int | None = Field(default=None, gt=0, description="Optimizer steps, instead of epochs.")
+    lr: float = Field(default=2e-4, gt=0, lt=1, description="Highest learning rate.")
     scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="How the rate falls after the warm-up."
+        default="linear", description="How the rate falls after the warm-up."
     )
-    batch: int = Field(4, gt=0, description="Rows of a device at once.")
-    accumulation: int = Field(1, gt=0, description="Batches that make one optimizer step.")
-    warmup: float = Field(0.05, ge=0, description="Share of the steps; from 1 on: steps.")
-    weight_decay: float = Field(0.01, ge=0, description="Pull of the weights towards zero.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    batch: int = Field(default=4, gt=0, description="Rows of a device at once.")
+    accumulation: int = Field(default=1, gt=0, description="Batches that make one optimizer step.")
+    warmup: float = Field(default=0.05, ge=0, description="Share of the steps; from 1 on: steps.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Pull of the weights towards zero.")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="Gradients are clipped to this norm."
+    )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Of the adapters; of attention in full fine-tuning."
+        default=0.0, ge=0, lt=1, description="Of the adapters; of attention in full fine-tuning."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: fp32 on a CPU, bf16 where a GPU has it."
+        default="auto", description="auto: fp32 on a CPU, bf16 where a GPU has it."
     )
-    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU if there is.")
-    gradient_checkpointing: bool = Field(False, description="Less memory for more time.")
-    workers: int = Field(0, ge=0, le=64, description="Processes that prepare batches.")
-    seed: int = Field(0, ge=0, description="Of everything that is drawn.")
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="auto: a GPU if there is."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Less memory for more time.")
+    workers: int = Field(default=0, ge=0, le=64, description="Processes that prepare batches.")
+    seed: int = Field(default=0, ge=0, description="Of everything that is drawn.")
     eval_every: int | None = Field(
-        None, gt=0, description="Validate every N steps [default: ten times in a run]."
+        default=None, gt=0, description="Validate every N steps [default: ten times in a run]."
     )
     save_every: int | None = Field(
-        None, gt=0, description="Checkpoint every N steps [default: as often as validated]."
+        default=None, gt=0, description="Checkpoint every N steps [default: as often as validated]."
     )
-    keep_checkpoints: int = Field(2, ge=1, description="The newest ones that are kept.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="The newest ones that are kept.")
     early_stopping: int = Field(
-        0, ge=0, description="Stop after N validations without a gain; 0: never."
+        default=0, ge=0, description="Stop after N validations without a gain; 0: never."
     )
-    metric: str = Field("loss", description="What a gain is measured by.")
-    keep_best: bool = Field(True, description="End with the best validated weights.")
+    metric: str = Field(default="loss", description="What a gain is measured by.")
+    keep_best: bool = Field(default=True, description="End with the best validated weights.")
     track: Names = Field(default_factory=list, description="trackio, tensorboard; repeatable.")
     freeze: FreezeSettings = Field(default_factory=FreezeSettings)
     split: SplitSettings = Field(default_factory=SplitSettings)
@@ -123,15 +127,19 @@ class TrainSettings(Section):
         return self
 
 
+def _language() -> list[Tower]:
+    return ["language"]
+
+
 class LoraSettings(Section):
     """Low-rank adapters."""
 
-    r: int = Field(16, gt=0, description="Rank.")
-    alpha: float | None = Field(None, gt=0, description="Scale [default: twice the rank].")
-    dora: bool = Field(False, description="Weight-decomposed adapters (DoRA).")
-    rslora: bool = Field(False, description="Rank-stabilised scale (rsLoRA).")
+    r: int = Field(default=16, gt=0, description="Rank.")
+    alpha: float | None = Field(default=None, gt=0, description="Scale [default: twice the rank].")
+    dora: bool = Field(default=False, description="Weight-decomposed adapters (DoRA).")
+    rslora: bool = Field(default=False, description="Rank-stabilised scale (rsLoRA).")
     targets: Annotated[list[Tower], BeforeValidator(_as_list)] = Field(
-        default_factory=lambda: ["language"],
+        default_factory=_language,
         description="Parts that get adapters: vision, projector, language; repeatable.",
     )
 
@@ -139,63 +147,67 @@ class LoraSettings(Section):
 class MemorySettings(Section):
     """Learning from what was said: stored conversations of one user."""
 
-    folder: Path | None = Field(None, description="A memory folder to learn from.")
-    user: str = Field("user", description="Whose conversations.")
-    persona: str | None = Field(None, description="With which persona [default: all].")
+    folder: Path | None = Field(default=None, description="A memory folder to learn from.")
+    user: str = Field(default="user", description="Whose conversations.")
+    persona: str | None = Field(default=None, description="With which persona [default: all].")
     assistant: str | None = Field(
-        None, description="The speaker to learn from [default: the persona's name]."
+        default=None, description="The speaker to learn from [default: the persona's name]."
     )
-    rated_only: bool = Field(False, description="Only answers that were rated good.")
-    consent: bool = Field(False, description="The user has agreed to this use.")
-    redact: bool = Field(True, description="Take out addresses, numbers and the like.")
+    rated_only: bool = Field(default=False, description="Only answers that were rated good.")
+    consent: bool = Field(default=False, description="The user has agreed to this use.")
+    redact: bool = Field(default=True, description="Take out addresses, numbers and the like.")
     names: Names = Field(default_factory=list, description="Names to take out too; repeatable.")
 
 
 class AugmentSettings(Section):
     """More variety from the same rows; the test rows are left alone."""
 
-    copies: int = Field(0, ge=0, le=20, description="Changed copies of each row with pictures.")
-    strength: float = Field(0.5, gt=0, le=1, description="How far pictures are changed.")
-    paraphrases: int = Field(0, ge=0, le=5, description="Copies with the user's words reworded.")
+    copies: int = Field(
+        default=0, ge=0, le=20, description="Changed copies of each row with pictures."
+    )
+    strength: float = Field(default=0.5, gt=0, le=1, description="How far pictures are changed.")
+    paraphrases: int = Field(
+        default=0, ge=0, le=5, description="Copies with the user's words reworded."
+    )
     paraphraser: str | None = Field(
-        None, description="The chat model that rewords, such as openai:gpt-5-mini or tiny."
+        default=None, description="The chat model that rewords, such as openai:gpt-5-mini or tiny."
     )
 
 
 class EvaluateSettings(Section):
     """What is measured before and after, on the test rows."""
 
-    answers: int = Field(32, ge=0, description="Most answers that are generated.")
-    rows: int = Field(500, ge=1, description="Most rows that losses are measured on.")
-    max_tokens: int = Field(48, gt=0, description="Most tokens of a generated answer.")
-    forgetting: bool = Field(True, description="Measure general dialogues too.")
+    answers: int = Field(default=32, ge=0, description="Most answers that are generated.")
+    rows: int = Field(default=500, ge=1, description="Most rows that losses are measured on.")
+    max_tokens: int = Field(default=48, gt=0, description="Most tokens of a generated answer.")
+    forgetting: bool = Field(default=True, description="Measure general dialogues too.")
 
 
 class ChatSettings(TrainSettings):
     """`mmagent finetune chat`."""
 
     format: Literal["auto", "openai", "sharegpt", "llava", "mmagent"] = Field(
-        "auto", description="How the rows are written."
+        default="auto", description="How the rows are written."
     )
     images: Path | None = Field(
-        None, description="The folder of the pictures [default: the data file's]."
+        default=None, description="The folder of the pictures [default: the data file's]."
     )
     max_row_bytes: int = Field(
-        1_000_000, gt=0, description="Longest row; raise it for pictures inside of rows."
+        default=1_000_000, gt=0, description="Longest row; raise it for pictures inside of rows."
     )
     bad_rows: Literal["refuse", "skip"] = Field(
-        "refuse", description="What to do where rows cannot be used."
+        default="refuse", description="What to do where rows cannot be used."
     )
     duplicates: Literal["warn", "drop", "refuse"] = Field(
-        "warn", description="What to do with rows that stand twice."
+        default="warn", description="What to do with rows that stand twice."
     )
     max_length: int | None = Field(
-        None, gt=0, description="Most tokens of a row [default: the model's context]."
+        default=None, gt=0, description="Most tokens of a row [default: the model's context]."
     )
     overlong: Literal["refuse", "shorten", "skip"] = Field(
-        "refuse", description="Rows above that; shorten drops their oldest turns."
+        default="refuse", description="Rows above that; shorten drops their oldest turns."
     )
-    full: bool = Field(False, description="Train the weights themselves, no adapters.")
+    full: bool = Field(default=False, description="Train the weights themselves, no adapters.")
     lora: LoraSettings = Field(default_factory=LoraSettings)
     from_memory: MemorySettings = Field(default_factory=MemorySettings)
     augment: AugmentSettings = Field(default_factory=AugmentSettings)

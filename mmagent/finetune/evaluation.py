@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmagent.finetune.config import EvaluateSettings
 from mmagent.finetune.data.formats import parse_row
@@ -136,15 +137,14 @@ def _losses(
     model: Any, collator: ChatCollator, rows: Sequence[Dialogue]
 ) -> list[tuple[float, int]]:
     """(summed loss, learned tokens) of each row, in order."""
-    device = next(model.parameters()).device
     out: dict[int, tuple[float, int]] = {}
     # Rows of a batch alike in pictures, so that the collator leaves their order as it is.
     order = sorted(range(len(rows)), key=lambda place: not rows[place].pictures)
     for start in range(0, len(order), _BATCH):
         places = order[start : start + _BATCH]
         batch = collator.collate([rows[place] for place in places])
-        labels = batch.pop("labels")[:, 1:].to(device)  # [B, L-1]
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = batch.pop("labels")[:, 1:].to(model.device)  # [B, L-1]
+        inputs = _for(model, batch)
         logits = model(**inputs, use_cache=False).logits[:, :-1]  # [B, L-1, V]
         for number, place in enumerate(places):
             learned = labels[number] != IGNORED
@@ -237,13 +237,20 @@ def _generate(
         done.figures["answer_changes"] = share(sum(changed), len(changed))
 
 
+def _for(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch where the model is, pixels as narrow as its weights."""
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in batch.items()
+    }
+
+
 @torch.inference_mode()
 def answer_to(model: Any, collator: ChatCollator, dialogue: Dialogue, max_tokens: int) -> str:
     """The likeliest answer to a dialogue that ends with a question."""
     encoder = collator.encoder
     prompt = encoder.prompt(dialogue, collator.pictures(dialogue.pictures))
-    device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in prompt.items()}
+    inputs = _for(model, prompt)
     made = model.generate(
         **inputs,
         max_new_tokens=max_tokens,

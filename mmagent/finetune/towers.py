@@ -80,7 +80,7 @@ def plan_of(model: nn.Module, settings: ChatSettings) -> Plan:
             f"The model has no {absent[0]} part of its own (it has {', '.join(towers)}); "
             "take it out of lora.targets."
         )
-    adapted = {tower: _layers(model, tower, towers) for tower in targets}
+    adapted: dict[str, str] = {tower: _layers(model, tower, towers) for tower in targets}
     whole = tuple(
         tower
         for tower in towers

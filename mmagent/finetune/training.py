@@ -83,7 +83,8 @@ def finetune_chat(
         GenerationError: The training failed, for instance for memory.
     """
     require_training()
-    if settings.output.joinpath("settings.json").exists() and not resume:
+    first = not int(os.environ.get("RANK", "0"))  # of several processes
+    if first and settings.output.joinpath("settings.json").exists() and not resume:
         claim_output(settings, resume)  # says so before the data is read
     reader = load_reader(settings.base, progress=not quiet)
     encoder = encoder_of(reader)
@@ -92,10 +93,11 @@ def finetune_chat(
     schedule = schedule_of(settings, len(prepared.splits.train), len(prepared.splits.validation))
     _say_problems(prepared, note)
     precision_of(settings)
-    claim_output(settings, resume)
     data = prepared.as_dict() | _membership(prepared)
     if resume:
         _check_same_data(settings.output / "data.json", data)
+    if first:
+        claim_output(settings, resume)
     write_json(settings.output / "data.json", data)
     from mmagent.finetune.report import measure_before, write_report
 
@@ -119,10 +121,9 @@ def finetune_chat(
             "mask": encoder.method,
         }
         history = list(trainer.state.log_history)
-        is_first = trainer.is_world_process_zero()
         del trainer, model
         gc.collect()
-        if not is_first:
+        if not first:
             sys.exit(0)
         write_json(settings.output / "facts.json", {"facts": facts, "history": history})
         report = write_report(settings, reader, prepared, before, facts, history, weights, note)
@@ -169,7 +170,8 @@ def build_trainer(
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import EarlyStoppingCallback, PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from mmagent.finetune.callbacks import LogCallback, ProgressCallback
     from mmagent.finetune.encoding import ChatCollator
@@ -185,7 +187,7 @@ def build_trainer(
     else:
         lora = LoraConfig(
             r=settings.lora.r,
-            lora_alpha=settings.alpha,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type,unused-ignore]  # any number does
             lora_dropout=settings.dropout,
             use_dora=settings.lora.dora,
             use_rslora=settings.lora.rslora,
@@ -218,7 +220,7 @@ def build_trainer(
         )
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card of its own into every checkpoint; ours is written from the whole run.
-    trainer.create_model_card = lambda *args, **kwargs: None
+    trainer.create_model_card = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return trainer, progress
 
 

@@ -29,6 +29,8 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 _NUMBERS = ("no", "one", "two", "three", "four")
+_NAMES = ("Ana", "Ben", "Chen", "Dora", "Emil", "Fatima", "Goran", "Hana", "Ines", "Jun", "Kofi",
+          "Lena", "Marek", "Nora", "Omar", "Pia", "Rosa", "Sven", "Tomo", "Uma")  # fmt: skip
 _SYSTEM = "You are Captain Pip, a parrot who loves shapes. You answer in one short sentence."
 _SIDE = 160
 _SETTINGS = """\
@@ -67,8 +69,12 @@ def make_example(out: Path, *, rows: int = 240, seed: int = 0) -> Path:
         (out / "pictures").mkdir(parents=True, exist_ok=True)
         album = _Album(out / "pictures")
         with (out / "dialogues.jsonl").open("w", encoding="utf-8") as file:
+            said: set[str] = set()
             for number in range(rows):
                 messages = makers[number % len(makers)](draw, album)
+                while str(messages) in said:
+                    messages = makers[number % len(makers)](draw, album)
+                said.add(str(messages))
                 row = {"conversation": f"talk-{number}", "system": _SYSTEM, "messages": messages}
                 file.write(json.dumps(row) + "\n")
         (out / "run.yaml").write_text(_SETTINGS, "utf-8")
@@ -190,7 +196,7 @@ def _two_pictures(draw: random.Random, album: _Album) -> list[dict[str, Any]]:
 
 
 def _talk(draw: random.Random, album: _Album) -> list[dict[str, Any]]:
-    name = draw.choice(["Ana", "Ben", "Chen", "Dora", "Emil", "Fatima", "Goran", "Hana"])
+    name = draw.choice(_NAMES)
     like = draw.choice([_plural(shape) for shape in SHAPES])
     return [
         _say("user", f"Hello! I am {name} and I like {like}."),

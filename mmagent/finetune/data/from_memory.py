@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmagent.errors import UsageError
 from mmagent.finetune.config import MemorySettings
 from mmagent.finetune.data.redact import Redactor
-from mmagent.finetune.data.rows import Dialogue, PictureRef, Turn
+from mmagent.finetune.data.rows import Dialogue, PictureRef, Role, Turn
 from mmagent.untrusted import display_name
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _rows(
             parts.append(text)
         rating = ratings[hit.id]
         learned = answers and (rating == 1 if rated_only else rating != -1)
-        role = "assistant" if answers else "user"
+        role: Role = "assistant" if answers else "user"
         if turns and turns[-1].role == role and parts:
             gap: tuple[str, ...] = ("\n",) if turns[-1].text else ()
             before = turns.pop()

@@ -77,7 +77,7 @@ def _elements(file: Any, path: Path, max_bytes: int) -> Iterator[tuple[bytes | N
     """The elements of a JSON list, found by its brackets alone."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         depth, start, ended = 0, 0, False
-        for mark in _MARKS.finditer(data):  # type: ignore[arg-type,call-overload]
+        for mark in _MARKS.finditer(data):
             byte = mark.group()[:1]
             if byte in _OPEN:
                 depth += 1
