@@ -132,7 +132,7 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
         ours = request.model._llm_type.startswith("mmagent")
         if not self.persona.adapter or not ours or getattr(request.model, "adapter", None):
             return request.model_settings
-        return {"adapter": self.persona.adapter, **request.model_settings}
+        return {"adapter": self.persona.adapter_path, **request.model_settings}
 
     def _system_message(self, given: SystemMessage | None, macros: MacroContext) -> SystemMessage:
         developer = str(given.text).strip() if given is not None else ""

@@ -57,7 +57,8 @@ class Persona(BaseModel):
         post_history_instructions: What is said to the model after the conversation so far.
         lorebook: The card's `character_book`, as it stands there.
         creator_notes: For people; never in a prompt.
-        adapter: A fine-tuned adapter to use with this persona.
+        adapter: A fine-tuned adapter to use with this persona: a folder, in a file's persona also
+            one beside the file.
         extensions: What other programs keep in the card.
     """
 
@@ -90,6 +91,7 @@ class Persona(BaseModel):
 
     _card: CardSource | None = PrivateAttr(default=None)
     _catalogue_name: str | None = PrivateAttr(default=None)
+    _folder: Path | None = PrivateAttr(default=None)
 
     @field_validator("name")
     @classmethod
@@ -114,7 +116,9 @@ class Persona(BaseModel):
         path = Path(name_or_path)
         is_path = isinstance(name_or_path, Path) or "/" in name_or_path
         if is_path or path.suffix.lower() in SUFFIXES:
-            return cls.from_bytes(read_file(path), source=path.name)
+            persona = cls.from_bytes(read_file(path), source=path.name)
+            persona._folder = path.parent
+            return persona
         name = str(name_or_path)
         own = shelf_path(name)
         try:
@@ -312,6 +316,14 @@ class Persona(BaseModel):
     def key(self) -> str:
         """What its memories are filed under: the catalogue's name, or its own in lower case."""
         return self._catalogue_name or self.name.strip().casefold()
+
+    @property
+    def adapter_path(self) -> str | None:
+        """Where its adapter is: beside the file that it was read from, or else as it is named."""
+        if self.adapter is None or self._folder is None:
+            return self.adapter
+        beside = self._folder / self.adapter
+        return str(beside) if beside.is_dir() else self.adapter
 
     @property
     def spoken_name(self) -> str:
