@@ -59,6 +59,7 @@ def about(candidate: Candidate, asked: Asked) -> Signals:
         only_asks=not shows and only_asks(value.get("text") or ""),
         on_date=day is not None and any(period.holds(day) for period in asked.periods),
         shows=shows,
+        ended=bool(value.get("valid_to")) and not asked.wanted.first,
         age_days=None if math.isinf(moment) else (asked.now.timestamp() - moment) / 86_400,
         importance=value.get("importance"),
         name=(stored.namespace, stored.key),

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from langgraph.store.base import BaseStore
+from langgraph.store.base import BaseStore, ListNamespacesOp, MatchCondition
 
-from mmagent_memory.asking import about, ask, moment_of
-from mmagent_memory.backends import Backend, NewMemory, Steps, arun, run
+from mmagent_memory.asking import ask, moment_of
+from mmagent_memory.backends import NewMemory, Steps, arun, run
+from mmagent_memory.choosing import backend_of, list_users
 from mmagent_memory.copying import Progress, Reading, export_steps, import_steps
+from mmagent_memory.derived import DerivedMemory
+from mmagent_memory.deriving import forget_steps
 from mmagent_memory.errors import MemoryUsageError
-from mmagent_memory.generic import GenericBackend
-from mmagent_memory.names import ANY_PERSONA, ROOT, decode_name, encode_name, memory_namespace
+from mmagent_memory.names import ROOT, encode_name, is_derived, memory_namespace
 from mmagent_memory.pictures import read_picture
-from mmagent_memory.ranking import Weights, rank
-from mmagent_memory.records import EraseReceipt, MemoryHit, hit_of
+from mmagent_memory.ranking import Weights
+from mmagent_memory.recalling import checked_kinds, recall_steps
+from mmagent_memory.records import PROGRESS, TURN, EraseReceipt, MemoryHit, hit_of, kind_of
+from mmagent_memory.rerank import reranker_of
 
 __all__ = ["LongTermMemory", "list_users"]
 
-_CANDIDATES = 200
-"""Most memories that each way of finding may propose."""
 # Inside the class, `list` is the method.
 _Hits = list[MemoryHit]
 
 
-class LongTermMemory:
+class LongTermMemory(DerivedMemory):
     """The memory of one user with one persona; nothing of another user is ever in it.
 
     Works on any LangGraph store. On a `FaissStore` what is remembered is on disk when the call
@@ -42,6 +44,9 @@ class LongTermMemory:
             over all personas of the user, and remembers apart from all of them.
         clock: What time it is, with a time zone.
         weights: How the ways of finding are weighed.
+        reranker: What reads the best memories once more: a function from a question and texts to
+            scores, a sentence-transformers `CrossEncoder`, or a LangChain
+            `BaseDocumentCompressor`. None by default.
 
     Raises:
         MemoryUsageError: A name is empty, or the store is no LangGraph store.
@@ -55,6 +60,7 @@ class LongTermMemory:
         persona: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         weights: Weights | None = None,
+        reranker: Any = None,
     ) -> None:
         if not isinstance(store, BaseStore):
             raise MemoryUsageError(
@@ -68,7 +74,8 @@ class LongTermMemory:
         self.weights = weights or Weights()
         self._namespace = memory_namespace(user, persona)
         self._prefix = self._namespace if persona is not None else (ROOT, encode_name(user))
-        self._backend = _backend_of(store)
+        self._backend = backend_of(store)
+        self._reranker = reranker_of(reranker)
 
     def remember(
         self,
@@ -128,6 +135,7 @@ class LongTermMemory:
         *,
         captions: Sequence[str | None] = (),
         now: datetime | None = None,
+        kinds: Collection[str] | None = None,
     ) -> _Hits:
         """Return the memories that fit a question best, best first.
 
@@ -137,11 +145,13 @@ class LongTermMemory:
             k: Most memories.
             captions: What the pictures show.
             now: When it is asked; by default now.
+            kinds: Which of "turn", "fact", "summary" and "caption"; by default all but captions,
+                by which the turns of their pictures are found.
 
         Raises:
             MemoryUsageError: `k` is negative, or a picture cannot be read.
         """
-        return run(self.store, self._recall(question, images, k, captions, now))
+        return run(self.store, self._recall(question, images, k, captions, now, kinds))
 
     async def arecall(
         self,
@@ -151,9 +161,10 @@ class LongTermMemory:
         *,
         captions: Sequence[str | None] = (),
         now: datetime | None = None,
+        kinds: Collection[str] | None = None,
     ) -> _Hits:
         """Return the memories that fit a question best; see `recall`."""
-        return await arun(self.store, self._recall(question, images, k, captions, now))
+        return await arun(self.store, self._recall(question, images, k, captions, now, kinds))
 
     def get(self, id: str) -> MemoryHit | None:
         """Return one memory, or None if there is none of that id."""
@@ -164,27 +175,40 @@ class LongTermMemory:
         return await arun(self.store, self._get(id))
 
     def list(
-        self, limit: int | None = None, offset: int = 0, *, newest_first: bool = True
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = True,
+        kinds: Collection[str] = (TURN,),
     ) -> _Hits:
-        """Return memories by the time they are of, without a score."""
-        return run(self.store, self._list(limit, offset, newest_first))
+        """Return memories by the time they are of, without a score; by default the turns."""
+        return run(self.store, self._list(limit, offset, newest_first, kinds))
 
     async def alist(
-        self, limit: int | None = None, offset: int = 0, *, newest_first: bool = True
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = True,
+        kinds: Collection[str] = (TURN,),
     ) -> _Hits:
-        """Return memories by the time they are of, without a score."""
-        return await arun(self.store, self._list(limit, offset, newest_first))
+        """Return memories by time; see `list`."""
+        return await arun(self.store, self._list(limit, offset, newest_first, kinds))
 
     def count(self) -> int:
-        """Return how many memories there are."""
-        return run(self.store, self._backend.count(self._prefix))
+        """Return how many turns are remembered; what was derived from them is not counted."""
+        return run(self.store, self._count())
 
     async def acount(self) -> int:
         """Return how many memories there are."""
-        return await arun(self.store, self._backend.count(self._prefix))
+        return await arun(self.store, self._count())
 
     def forget(self, id: str) -> bool:
-        """Remove one memory and every trace of it; False if there is none of that id."""
+        """Remove one memory and every trace of it; False if there is none of that id.
+
+        What was derived from a turn goes with it, unless other turns say it too.
+        """
         return run(self.store, self._forget(id))
 
     async def aforget(self, id: str) -> bool:
@@ -293,37 +317,45 @@ class LongTermMemory:
         k: int,
         captions: Sequence[str | None],
         now: datetime | None,
+        kinds: Collection[str] | None,
     ) -> Steps[_Hits]:
+        wanted = checked_kinds(kinds)
         if k < 0:
             raise MemoryUsageError(f"k must be 0 or more, not {k}.")
         pictures = tuple(read_picture(*pair) for pair in zip_longest(_several(images), captions))
         if k == 0 or not (question.strip() or pictures):
             return []
-        moment = now or self.clock()
-        asked = ask(question, pictures, moment, self.user)
-        found = yield from self._backend.candidates(
-            self._prefix, asked.question, max(_CANDIDATES, 2 * k)
+        asked = ask(question, pictures, now or self.clock(), self.user)
+        best = yield from recall_steps(
+            self._backend, self._prefix, asked, k, self.weights, wanted, self._reranker
         )
-        signals = [about(candidate, asked) for candidate in found]
-        best = rank(signals, k, self.weights, asked.wanted)
-        return [
-            hit_of(
-                found[ranked.place].stored,
-                self._loader,
-                score=ranked.score,
-                explain=ranked.explain(),
-            )
-            for ranked in best
-        ]
+        load = self._loader
+        return [hit_of(one.stored, load, score=one.score, explain=one.explain) for one in best]
 
     def _get(self, id: str) -> Steps[MemoryHit | None]:
         stored = yield from self._backend.get(self._prefix, id)
-        return None if stored is None else hit_of(stored, self._loader)
+        if stored is None or kind_of(stored.value) == PROGRESS:
+            return None
+        return hit_of(stored, self._loader)
 
-    def _list(self, limit: int | None, offset: int, newest_first: bool) -> Steps[_Hits]:
+    def _count(self) -> Steps[int]:
+        everything = yield from self._backend.count(self._prefix)
+        if not everything:
+            return 0
+        prefix = MatchCondition("prefix", self._prefix)
+        (places,) = yield [ListNamespacesOp((prefix,), limit=2**31 - 1)]
+        for place in filter(is_derived, places):
+            everything -= yield from self._backend.count(tuple(place))
+        return everything
+
+    def _list(
+        self, limit: int | None, offset: int, newest_first: bool, kinds: Collection[str]
+    ) -> Steps[_Hits]:
+        kinds = checked_kinds(kinds)
         if offset < 0 or (limit is not None and limit < 0):
             raise MemoryUsageError("limit and offset must be 0 or more.")
         every = yield from self._backend.everything(self._prefix)
+        every = [stored for stored in every if kind_of(stored.value) in kinds]
         every = sorted(every, key=lambda stored: (moment_of(stored), stored.order))
         if newest_first:
             every.reverse()
@@ -332,9 +364,11 @@ class LongTermMemory:
 
     def _forget(self, id: str) -> Steps[bool]:
         stored = yield from self._backend.get(self._prefix, id)
-        if stored is None:
+        if stored is None or kind_of(stored.value) == PROGRESS:
             return False
-        yield from self._backend.remove(stored)
+        yield from forget_steps(self._backend, stored)
+        if not is_derived(stored.namespace):
+            yield from self._backend.remove(stored)
         return True
 
     def _import(
@@ -347,7 +381,6 @@ class LongTermMemory:
         return import_steps(self.store, self._backend, reading, progress, notify)
 
     def _place_of(self, persona: str | None) -> tuple[str, ...]:
-        """Return where a line of an import belongs."""
         if self.persona is None and persona:
             return memory_namespace(self.user, persona)
         return self._namespace
@@ -360,32 +393,6 @@ class LongTermMemory:
             return data
 
         return load
-
-
-def list_users(store: BaseStore) -> list[tuple[str, str | None]]:
-    """Return whose memories a store holds: pairs of user and persona, None for no persona."""
-    found = []
-    for namespace in run(store, _backend_of(store).users()):
-        if len(namespace) == 3:
-            label = namespace[2]
-            persona = None if label == ANY_PERSONA else decode_name(label)
-            found.append((decode_name(namespace[1]), persona))
-    return sorted(found, key=lambda pair: (pair[0], pair[1] or ""))
-
-
-def _backend_of(store: BaseStore) -> Backend:
-    own = getattr(store, "memory_backend", None)
-    if own is not None:
-        made: Backend = own()
-        return made
-    # Here and not at the top: any other store needs none of FaissStore's machinery.
-    from mmagent_memory.store import FaissStore
-
-    if isinstance(store, FaissStore):
-        from mmagent_memory.native import NativeBackend
-
-        return NativeBackend(store)
-    return GenericBackend()
 
 
 def _several(images: Any) -> Sequence[Any]:

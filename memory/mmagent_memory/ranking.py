@@ -38,6 +38,7 @@ class Signals:
         shows: Whether a picture was shown with it.
         told: Whether who said it is the one whose words are asked for.
         only_asks: Whether it tells nothing and only asks.
+        ended: Whether it is a fact that holds no more.
         age_days: How long ago it was, at the time of the question.
         importance: 0–1.
         name: What tells it from all others.
@@ -55,6 +56,7 @@ class Signals:
     shows: bool = False
     told: bool = False
     only_asks: bool = False
+    ended: bool = False
     age_days: float | None = None
     importance: float | None = None
     name: Hashable = None
@@ -85,8 +87,8 @@ class Wanted:
 class Weights:
     """How much each signal counts. Chosen once, by cross-validation over public dialogues.
 
-    `told` counts by itself and as a share of how well a memory fits, `only_asks` as such a share;
-    the others are amounts.
+    `told` counts by itself and as a share of how well a memory fits, `only_asks` and
+    `ended` as such shares; the others are amounts.
     """
 
     words: float = 1.0
@@ -97,6 +99,7 @@ class Weights:
     shows: float = 0.2
     told: float = 0.2
     only_asks: float = 0.5
+    ended: float = 0.5
     sequence: float = 0.5
     opening: float = 0.4
     conversation: float = 1.0
@@ -150,6 +153,7 @@ def rank(
     fits = np.sum(list(columns.values()), axis=0)
     columns["speaker"] = counted.told * _numbers([c.told for c in candidates]) * (1.0 + fits)
     columns["question"] = -counted.only_asks * _numbers([c.only_asks for c in candidates]) * fits
+    columns["ended"] = -counted.ended * _numbers([c.ended for c in candidates]) * fits
     alone = np.sum(list(columns.values()), axis=0)
     of_group = _of_group(candidates, alone)
     columns["conversation"] = counted.conversation * of_group
