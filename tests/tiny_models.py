@@ -552,3 +552,22 @@ def build_mamba(folder: Path) -> Path:
         pad_token_id=0,
     )
     return _save(MambaForCausalLM(config).eval(), tokenizer, folder)
+
+
+def build_adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
+    """A LoRA adapter with random weights for a checkpoint."""
+    import warnings
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    torch.manual_seed(seed)
+    sees = hasattr(AutoConfig.from_pretrained(base), "vision_config")
+    reader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    settings = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT, of a name in transformers
+        model = get_peft_model(reader.from_pretrained(base), LoraConfig(**settings | options))
+        model.save_pretrained(folder)
+    return folder

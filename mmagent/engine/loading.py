@@ -167,6 +167,10 @@ def attach_adapter(checkpoint: Checkpoint, adapter: str, name: str) -> None:
             f"{folder} is not an adapter: it has no adapter_config.json; "
             "name the folder that the fine-tuning wrote."
         )
+    if not folder.exists() and (folder.is_absolute() or adapter.startswith((".", "~"))):
+        raise ModelNotFoundError(
+            f"There is no adapter folder {adapter}; check the path, or name an adapter of the hub."
+        )
     where = str(folder) if folder.is_dir() else adapter
     misfit = UsageError(
         f"The adapter {adapter} does not fit this model: it was trained on another one; "

@@ -11,6 +11,7 @@ processor makes of pictures.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -191,12 +192,14 @@ class PromptBuilder:
 
     def _process(self, text: str, images: Sequence[LoadedImage]) -> Any:
         try:
-            return self.processor(
-                text=[text],
-                images=[[image.pil() for image in images]],
-                return_tensors="pt",
-                **self._special_tokens_for(text),
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # between NumPy and torch
+                return self.processor(
+                    text=[text],
+                    images=[[image.pil() for image in images]],
+                    return_tensors="pt",
+                    **self._special_tokens_for(text),
+                )
         except Exception as error:
             raise GenerationError(
                 f"The model's processor cannot read the pictures ({type(error).__name__}: {error})."

@@ -74,8 +74,8 @@ class ModelWorker:
         self.adapters = AdapterRack(checkpoint, self.lock)
         self.by_rows = checkpoint.reusable and use_rows(self.model)
         self._agreed: bool | None = None
-        takes = inspect.signature(type(self.model).forward).parameters
-        self._places = checkpoint.reusable and "position_ids" in takes
+        self._takes = frozenset(inspect.signature(type(self.model).forward).parameters)
+        self._places = checkpoint.reusable and "position_ids" in self._takes
         self.reuses = cache_bytes > 0 and checkpoint.reusable
         sight = cache_bytes // 8 if prompts.sees else 0
         self.cache = ConversationCache(cache_bytes - sight, whole=checkpoint.looks_ahead)
@@ -149,7 +149,8 @@ class ModelWorker:
         inputs["input_ids"] = ids
         inputs["attention_mask"] = torch.ones_like(ids)
         for name, numbers in prompt.extras.items():
-            inputs[name] = torch.tensor([numbers], device=device)
+            if name in self._takes:  # processors tell some models more than they ask for
+                inputs[name] = torch.tensor([numbers], device=device)
         if self._places:
             inputs["position_ids"] = self._positions(prompt, inputs)
         return inputs

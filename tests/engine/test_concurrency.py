@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,7 @@ def steps(monkeypatch):
         seen: list[tuple[int, int]] = []
         real = engine.model.forward
 
+        @functools.wraps(real)  # `generate` asks for its parameters
         def forward(*args, **kwargs):
             shape = tuple(kwargs["input_ids"].shape)
             seen.append(shape)

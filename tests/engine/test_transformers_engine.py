@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import shutil
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tiny_models
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from mmagent.engine import Sampling
@@ -340,21 +340,10 @@ def test_one_engine_in_many_threads(llava_engine, cold_engine, image):
 @pytest.fixture(scope="session")
 def adapters(tiny_text_model, tmp_path_factory):
     """Two random LoRA adapters for `tiny_text_model`."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(tiny_text_model)
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        folder = tmp_path_factory.mktemp("adapters") / f"adapter-{seed}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT, of a name in transformers
-            get_peft_model(model, config).save_pretrained(folder)
-        folders.append(str(folder))
-    return folders
+    folder = tmp_path_factory.mktemp("adapters")
+    return [
+        str(tiny_models.build_adapter(tiny_text_model, folder / f"{seed}", seed)) for seed in (1, 2)
+    ]
 
 
 def test_adapters_share_one_base_and_switch_per_call(tiny_text_model, adapters):
