@@ -103,3 +103,56 @@ def test_labels_of_a_batch_match_its_scenes(sheet: Sheet) -> None:
     assert seen <= {p.item.label for p in pair.objects}
     assert torch.isfinite(batch["pixels"]).all()
     assert float(batch["pixels"].abs().max()) <= 1.0
+
+
+def test_nothing_is_drawn_alike_from_a_seed_and_measuring_has_its_own_kinds() -> None:
+    from mmagent.finetune.bundled.emptiness import KINDS, nothing
+
+    assert not set(KINDS["train"]) & set(KINDS["test"])
+    for split in ("train", "test"):
+        drawn = [nothing(np.random.default_rng(seed), 48, split) for seed in range(60)]
+        assert {image.size for image in drawn} == {(48, 48)}
+        assert {image.mode for image in drawn} == {"RGB"}
+        again = nothing(np.random.default_rng(7), 48, split)
+        assert again.tobytes() == drawn[7].tobytes()
+        assert len({image.tobytes() for image in drawn}) == 60
+
+
+def test_a_scene_of_nothing_has_no_objects(sheet: Sheet) -> None:
+    scene = SceneMaker(sheet, 64).nothing(np.random.default_rng(0))
+    assert scene.objects == ()
+    assert scene.background is None
+
+
+def test_things_beyond_the_concepts_are_split_by_what_they_are(sheet: Sheet) -> None:
+    words = ["abacus", "bagpipe", "catapult", "dynamo", "eyelet"]
+    items = [Pictogram("noto", word, -1, word, False) for word in words]
+    beyond = Sheet(np.repeat(sheet.pixels[:1], len(items), axis=0), tuple(items))
+    maker = SceneMaker(beyond, 64)
+    rng = np.random.default_rng(0)
+    seen = {
+        split: {maker.other(rng, split).objects[0].item.text for _ in range(40)}
+        for split in ("train", "test")
+    }
+    assert seen == {"train": set(words[:4]), "test": {"eyelet"}}
+
+
+def test_codes_are_drawn_and_a_linear_reader_is_right_by_chance_on_noise() -> None:
+    torch = pytest.importorskip("torch")
+    import random
+
+    from mmagent.finetune.bundled.codes import LETTERS, _fitted, draw_code
+
+    image, code = draw_code(random.Random(1), 160)
+    assert image.size == (160, 160)
+    assert len(code) == 6
+    assert set(code) <= set(LETTERS)
+    grey = np.asarray(image.convert("L")).astype(int)
+    assert grey.max() - grey.min() > 100
+    torch.manual_seed(0)
+    y = torch.randint(len(LETTERS), (400, 6))
+    x = torch.nn.functional.one_hot(y, len(LETTERS)).float().flatten(1)
+    mixed = x @ torch.randn(x.shape[1], 64 * 6)
+    assert (_fitted(mixed[:350], y[:350], mixed[350:]) == y[350:]).float().mean() > 0.95
+    noise = torch.randn(400, 384)
+    assert (_fitted(noise[:350], y[:350], noise[350:]) == y[350:]).float().mean() < 0.1

@@ -78,8 +78,8 @@ def _draw(rng: random.Random, source: Any, split: Split) -> _Value:
     match source:
         case "small" | "few" | "warm":
             low, high = {"small": (2, 60), "few": (2, 12), "warm": (14, 28)}[source]
-            number = rng.randint(low, high)
-            return _Value(number, str(number))
+            whole = rng.randint(low, high)
+            return _Value(whole, str(whole))
         case "decimal":
             amount = rng.choice((float(rng.randint(5, 300)) + 0.5, rng.randint(100, 9999) / 100))
             return _Value(amount, str(amount))
@@ -90,8 +90,8 @@ def _draw(rng: random.Random, source: Any, split: Split) -> _Value:
             on = rng.random() < 0.5
             return _Value(on, "on" if on else "off")
         case "urgent":
-            on = rng.random() < 0.5
-            return _Value(on, "urgent" if on else "not urgent")
+            urgent = rng.random() < 0.5
+            return _Value(urgent, "urgent" if urgent else "not urgent")
         case _:
             chosen = str(rng.choice(between(pools[source], split)))
             return _Value(chosen, chosen)
@@ -116,7 +116,9 @@ def _property(rng: random.Random, kind: str, about: str, source: Any, bare: bool
 
 def _spec(rng: random.Random, name: str, words: str, args: dict[str, Any]) -> dict[str, Any]:
     bare = rng.random() < 0.5
-    properties = {k: _property(rng, *how, bare) for k, how in args.items()}
+    properties = {
+        k: _property(rng, kind, about, source, bare) for k, (kind, about, source) in args.items()
+    }
     parameters = {"properties": properties, "required": list(args), "type": "object"}
     if not args:
         parameters = {"properties": {}, "type": "object"}
@@ -136,7 +138,7 @@ def _offer(rng: random.Random, split: Split) -> _Tool:
         asks = {"ask": _CALL, "ask_test": _CALL_TEST}
         if not kind:
             asks = {"ask": _NO_ARGUMENTS, "ask_test": _NO_ARGUMENTS_TEST}
-        about = {
+        about: dict[str, Any] = {
             key: [a.replace("{f}", name).replace("{v}", f"{{{arg}}}") for a in lines]
             for key, lines in asks.items()
         } | {
