@@ -55,6 +55,9 @@ bench-memory: $(VENV)/.dev $(PEERS)/.done  ## Measure the memory beside other st
 # How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
 # was interrupted; what is there is not made again. To begin with the shipped tower and weights:
 #   make train-tiny VISION=mmagent/models/tiny/vision.safetensors START=mmagent/models/tiny
+# To measure an earlier version beside this one:
+#   mkdir .build/before && git archive COMMIT mmagent/models/tiny | tar -x -C .build/before
+#   make eval-tiny ARGS="--previous .build/before/mmagent/models/tiny"
 # A trial from nothing in a few minutes:
 #   make train-tiny B=.build/trial MINUTES_A=0.2 MINUTES_B=0.5 PICTURES=320 PROMPTS=8
 B := .build
