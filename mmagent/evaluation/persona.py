@@ -242,7 +242,8 @@ def _count_every(talk: Talk, counted: dict[str, _Counted]) -> None:
         # To the same question the same answer is no repetition.
         others = [t.answer for t in before if t.purpose != turn.purpose or t.purpose == "talk"]
         counted["out of character"].add(is_out_of_character(turn.answer), turn.answer)
-        counted["repetition"].add(repeats_itself(turn.answer, others), turn.answer)
+        if not is_refusal(turn.answer):  # "I don't know" may be said to any question
+            counted["repetition"].add(repeats_itself(turn.answer, others), turn.answer)
         spoken = language_of(turn.answer)
         if spoken is not None:
             counted["language match"].add(spoken == language, turn.answer)
