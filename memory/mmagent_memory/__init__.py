@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmagent_memory.background import BackgroundDeriver
+    from mmagent_memory.deriving import DeriveReport
     from mmagent_memory.embedding import ImageEmbedder
     from mmagent_memory.hash_embedder import HashEmbedder
     from mmagent_memory.memory import LongTermMemory, list_users
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from mmagent_memory.store import FaissStore
 
 _HOME_OF = {
+    "BackgroundDeriver": "mmagent_memory.background",
+    "DeriveReport": "mmagent_memory.deriving",
     "EraseReceipt": "mmagent_memory.records",
     "FaissStore": "mmagent_memory.store",
     "HashEmbedder": "mmagent_memory.hash_embedder",
@@ -28,6 +32,8 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "BackgroundDeriver",
+    "DeriveReport",
     "EraseReceipt",
     "FaissStore",
     "HashEmbedder",

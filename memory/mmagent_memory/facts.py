@@ -18,6 +18,7 @@ from typing import Any
 from mmagent_memory.answers import WrongAnswerError, grounded, plain_line, read_object
 from mmagent_memory.enrichment import captions_of
 from mmagent_memory.records import FACT, Stored
+from mmagent_memory.voices import same_name
 
 __all__ = ["SYSTEM", "Changes", "apply_answer", "is_valid", "prompt", "with_evidence"]
 
@@ -249,7 +250,7 @@ def _said(turn: Stored) -> str:
 
 def _is_of(turn: Stored, persona: str | None) -> bool:
     speaker = turn.value.get("speaker")
-    return bool(persona and speaker) and _bare(str(speaker)) == _bare(str(persona))
+    return bool(persona and speaker) and same_name(str(speaker), str(persona))
 
 
 def _alike(value: Mapping[str, Any], text: str) -> bool:

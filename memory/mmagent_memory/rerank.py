@@ -42,7 +42,7 @@ def reranker_of(given: Any) -> Reranker | None:
     if isinstance(given, _Compressor):
         return lambda question, texts: _compressed(given, question, texts)
     if isinstance(given, _CrossEncoder):
-        return lambda question, texts: given.predict([(question, text) for text in texts])  # type: ignore[no-any-return]
+        return lambda question, texts: given.predict([(question, text) for text in texts])
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise MemoryUsageError(

@@ -57,11 +57,11 @@ def _of_pairs(
     vectors: Sequence[NDArray[np.float32] | None], pairs: Sequence[tuple[int, int]]
 ) -> float | None:
     """Return d' of turns that follow each other; None where no vectors are known."""
-    known = [place for place, vector in enumerate(vectors) if vector is not None]
+    known = {place: vector for place, vector in enumerate(vectors) if vector is not None}
     if len(known) < 3:
         return None
     number = {place: row for row, place in enumerate(known)}
-    matrix = np.stack([vectors[place] for place in known])  # type: ignore[arg-type]
+    matrix = np.stack(list(known.values()))
     # Every pair would cost the square; some evenly spread distances tell the same.
     steps = sorted({max(1, len(known) * part // 11) for part in range(1, 6)})
     anywhere = np.concatenate([_cosines(matrix[:-step], matrix[step:]) for step in steps])

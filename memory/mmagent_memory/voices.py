@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mmagent_memory.text import STOP_WORDS
 
-__all__ = ["Voice", "voice_of"]
+__all__ = ["Voice", "same_name", "voice_of"]
 
 _YOU = re.compile(
     r"\b(?:did|have|had|were|would) you (?!remember\b|recall\b|know\b|forget\b|see\b)|"
@@ -56,13 +56,13 @@ class Voice:
         if self._names(speaker):
             return True
         if self.other:
-            return persona is not None and _same(speaker, persona)
+            return persona is not None and same_name(speaker, persona)
         if not self.asker:
             return False
-        if persona is None or _same(speaker, user):
-            return _same(speaker, user)
+        if persona is None or same_name(speaker, user):
+            return same_name(speaker, user)
         # Two talk here: who is not the persona is the person, whatever they are called.
-        return not _same(speaker, persona)
+        return not same_name(speaker, persona)
 
     def _names(self, speaker: str) -> bool:
         spoken = speaker.casefold()
@@ -92,7 +92,7 @@ def voice_of(question: str) -> Voice:
     )
 
 
-def _same(one: str, other: str) -> bool:
+def same_name(one: str, other: str) -> bool:
     """Whether two spellings name the same: "Sam" and "sam", "Mia" and "mia-2"."""
     a, b = ("".join(_WORD.findall(name.casefold())) for name in (one, other))
     return (

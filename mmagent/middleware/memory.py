@@ -41,6 +41,7 @@ from mmagent.untrusted import display_name
 if TYPE_CHECKING:
     from mmagent.media import MediaPolicy
     from mmagent.personas.persona import Persona
+    from mmagent_memory.background import BackgroundDeriver
 
 __all__ = ["Memory", "MemoryMiddleware", "MemoryState", "Recall"]
 
@@ -124,6 +125,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         max_tokens: int | None = None,
         media_policy: MediaPolicy | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        derive: BaseChatModel | None = None,
+        derive_what: Sequence[str] = ("facts", "summaries", "captions"),
     ) -> None:
         """Set up the memory of one user with one persona.
 
@@ -139,9 +142,13 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
                 `k`, each memory being cut to a few lines.
             media_policy: Where pictures in messages may come from.
             clock: What time it is, with a time zone.
+            derive: A model that reads what was remembered and keeps facts, summaries and captions
+                beside it, in a thread of its own: no answer waits for it. See `flush`, `close`.
+            derive_what: What it derives.
 
         Raises:
-            UsageError: `k` or `max_pictures` is negative, or `store` is no store and no memory.
+            UsageError: `k` or `max_pictures` is negative, `store` is no store and no memory, or
+                nothing can be derived in that memory.
         """
         super().__init__()
         if k < 0 or max_pictures < 0:
@@ -157,6 +164,15 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self.media_policy = media_policy
         self.clock = clock
         self._shelf = ImageShelf(max_bytes=32 * 1024 * 1024)
+        self._deriver = None if derive is None else _deriver_of(self.memory, derive, derive_what)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until what was remembered so far has been derived from; False if it took longer."""
+        return self._deriver is None or self._deriver.flush(timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Finish deriving and end its thread; call it before the store is closed."""
+        return self._deriver is None or self._deriver.close(timeout)
 
     # Before the model: recall
 
@@ -271,11 +287,17 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         """Remember the user's messages and the answer."""
         for text, images, about in self._records(state):
             self.memory.remember(text, images=images, **about)
+        self._has_new()
 
     async def aafter_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
         """Remember the user's messages and the answer."""
         for text, images, about in self._records(state):
             await self.memory.aremember(text, images=images, **about)
+        self._has_new()
+
+    def _has_new(self) -> None:
+        if self._deriver is not None:
+            self._deriver.notify()
 
     def _records(self, state: MemoryState) -> list[tuple[str, list[Any], dict[str, Any]]]:
         asked, answer = answered_turn(state["messages"])
@@ -312,5 +334,22 @@ def _memory_of(store: BaseStore | Memory, user: str, persona: str) -> Memory:
     return store
 
 
+def _deriver_of(memory: Any, model: BaseChatModel, what: Sequence[str]) -> BackgroundDeriver:
+    from mmagent_memory.background import BackgroundDeriver
+    from mmagent_memory.derived import DerivedMemory
+
+    if not isinstance(memory, DerivedMemory):
+        raise UsageError(
+            f"Nothing can be derived in a {type(memory).__name__}; pass a store or a "
+            "LongTermMemory, or leave `derive` out."
+        )
+    return BackgroundDeriver(memory, model, what)
+
+
 def _is_visible(hit: Any, question: _Question) -> bool:
+    sources = getattr(hit, "sources", ())
+    if sources:
+        # What was derived from turns that are still to be read says nothing new, and what holds
+        # no more is for those who ask for its history.
+        return question.seen.issuperset(sources) or getattr(hit, "valid_to", None) is not None
     return hit.id in question.seen or (not hit.images and hit.text in question.seen_words)
