@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults lint pull format bench-memory eval-tiny train-tiny clean
+.PHONY: help demo test faults lint pull format bench-chat bench-memory eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,10 @@ lint: $(VENV)/.dev  ## ruff and mypy.
 format: $(VENV)/.dev  ## Let ruff put the code in order.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-chat: $(VENV)/.dev pull  ## Measure the chat model beside transformers and ChatHuggingFace (ten minutes on two cores).
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/chat.py --out docs/measured/chat.json --table docs/chat-benchmarks.md $(ARGS)
 
 PEERS := .build/peers
 $(PEERS)/.done: benchmarks/peers.txt
