@@ -58,6 +58,10 @@ def doctor(
         Path | None,
         typer.Option("--memory", metavar="FOLDER", help="A memory folder to look at."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="A model to load and look at."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at versions, devices, the model and the memory.
@@ -65,7 +69,7 @@ def doctor(
     Says what is missing and which command helps. The exit code is 1 if
     something that is needed is broken.
     """
-    findings = [*_packages(), *_devices(), _model(), _memory(memory), *_extras()]
+    findings = [*_packages(), *_devices(), _model(), *_engine(model), _memory(memory), *_extras()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -116,6 +120,42 @@ def _model() -> Finding:
     except UsageError as error:
         return Finding("model tiny", "broken", str(error))
     return Finding("model tiny", "missing", f"not in {folder.parent}", "mmagent pull tiny")
+
+
+def _engine(model: str | None) -> list[Finding]:
+    """The limits of what a model remembers and serves; of one that is asked for, what it can."""
+    from mmagent import ChatMMAgent
+    from mmagent.errors import MMAgentError
+
+    chat = ChatMMAgent(model=model or "echo")
+    limits = (
+        f"{_mebibytes(chat.cache_bytes)} for conversations and pictures between turns "
+        f"(cache_bytes); {chat.max_batch} answers at once (max_batch), {chat.max_queue} more wait "
+        "(max_queue)"
+    )
+    found = [Finding("reuse and requests", "ok", limits)]
+    if model is None:
+        return found
+    try:
+        state = getattr(chat.load(), "state", dict)()
+    except MMAgentError as error:
+        return [*found, Finding(f"model {model}", "broken", str(error))]
+    if not state:
+        return [*found, Finding(f"model {model}", "ok", "no weights, so nothing is remembered")]
+    kept, seen = state["remembered"], state["pictures"]
+    told = (
+        f"{state['type']}, {state['parameters'] / 1e6:,.0f}M parameters in {state['dtype']} on "
+        f"{state['device']}, window {state['context_length']:,}; "
+        f"{'reuses what it read' if state['reuse'] else 'reads every turn anew'}; "
+        f"{'answers share steps' if state['batched'] else 'answers take turns'}; "
+        f"conversations {_mebibytes(kept['bytes'])} of {_mebibytes(kept['max_bytes'])}, "
+        f"pictures {_mebibytes(seen['bytes'])} of {_mebibytes(seen['max_bytes'])}"
+    )
+    return [*found, Finding(f"model {model}", "ok", told)]
+
+
+def _mebibytes(number: int) -> str:
+    return f"{number / 2**20:,.0f} MiB"
 
 
 def _memory(folder: Path | None) -> Finding:

@@ -37,3 +37,20 @@ def test_a_home_that_cannot_be_written_is_found(
     assert result.code == 1
     findings = {finding["what"]: finding for finding in json.loads(result.out)}
     assert "set MMAGENT_HOME" in findings["model tiny"]["detail"]
+
+
+def test_the_limits_of_reuse_and_what_a_model_keeps(
+    cli: Cli, tmp_path: Path, tiny_llava: Path
+) -> None:
+    result = cli("doctor", "--memory", tmp_path / "m", "--model", tiny_llava, "--json")
+    assert result.code == 0
+    findings = {finding["what"]: finding["detail"] for finding in json.loads(result.out)}
+    assert "512 MiB" in findings["reuse and requests"]
+    assert "16 answers at once" in findings["reuse and requests"]
+    told = findings[f"model {tiny_llava}"]
+    assert told.startswith("llava, ")
+    assert "reuses what it read; answers share steps" in told
+    assert "conversations 0 MiB of 448 MiB, pictures 0 MiB of 64 MiB" in told
+    missing = cli("doctor", "--memory", tmp_path / "m", "--model", tmp_path / "nowhere")
+    assert missing.code == 1
+    assert "no model folder" in missing.out
