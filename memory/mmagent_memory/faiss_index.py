@@ -13,6 +13,7 @@ snapshot on disk saves making it anew (`snapshots`).
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -39,7 +40,8 @@ _TRAIN = 10_000
 _QUERY_BITS = 8
 _WORTH_SAVING = 5000
 """Vectors that must have changed before a snapshot is written again."""
-_MOST_READ = 2048
+_FIRST_READ = 64
+_MOST_READ = 4096
 """Most items that are read for one search, unless a filter needs more."""
 _SPREADS = 3.0
 """How many standard errors of the estimates a vector that is not read may be off."""
@@ -98,6 +100,12 @@ class FaissIndex:
         codes = self._codes
         return codes.seen if codes else 0
 
+    @property
+    def size(self) -> int:
+        """About how many vectors can be found by it."""
+        codes = self._codes
+        return len(codes.items) - codes.gone if codes else 0
+
     def stale(self, moment: Moment) -> bool:
         """Whether it should be made anew: a quarter is gone, or something was erased for good."""
         codes = self._codes
@@ -142,7 +150,7 @@ class FaissIndex:
             total, items = len(codes.items), codes.items
             restricted = wanted.namespaces is not None or wanted.fits is not None
             most = _MOST_READ * (4 if restricted else 1)
-            width = max(128, 8 * limit)
+            width = max(_FIRST_READ, 4 * limit)
             found: dict[int, float] = {}
             while total:
                 width = min(width, total)
@@ -155,7 +163,7 @@ class FaissIndex:
                     if len(found) < limit:
                         return None
                     break
-                width *= 2
+                width *= 4
             best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
             return dict(best[:limit])
 
@@ -171,13 +179,11 @@ class FaissIndex:
         if len(found) < limit:
             return False
         least = sorted(found.values(), reverse=True)[limit - 1]
-        errors = [
-            told[item] - guess
-            for item, guess in zip(near.tolist(), guesses.tolist(), strict=True)
-            if item in told
-        ]
-        spread = float(np.std(errors)) if errors else 0.0
-        return float(guesses[-1]) + _SPREADS * spread + float(np.mean(errors)) < least
+        there = [told.get(item, math.nan) for item in near.tolist()]
+        errors = np.asarray(there, dtype=np.float32) - guesses
+        errors = errors[~np.isnan(errors)]
+        farthest = float(guesses[-1] + errors.mean() + _SPREADS * errors.std())
+        return farthest < least
 
     def build(
         self, read: Callable[[], AbstractContextManager[sqlite3.Connection]], dims: int
@@ -311,34 +317,40 @@ def _exact(
     db: sqlite3.Connection, query: Matrix, near: NDArray[np.int64], wanted: Wanted
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Return the cosines of those items that may be found, and of all that are there."""
-    found: dict[int, float] = {}
+    restricted = wanted.namespaces is not None or wanted.fits is not None
+    statement = _READ_ALL if restricted else _READ
     told: dict[int, float] = {}
+    found: dict[int, float] = {} if restricted else told
     numbers = list(dict.fromkeys(near.tolist()))
     for start in range(0, len(numbers), _PLACES):
         part = numbers[start : start + _PLACES]
-        rows = db.execute(_READ, (*part, *[-1] * (_PLACES - len(part)), wanted.now)).fetchall()
+        rows = db.execute(statement, (*part, *[-1] * (_PLACES - len(part)), wanted.now)).fetchall()
         items, _, matrix = unpack_many(rows, len(query))
         if not len(items):
             continue
-        starts = np.flatnonzero(np.diff(items, prepend=-1))
-        best = np.maximum.reduceat(matrix @ query, starts)
-        scores = dict(zip(items[starts].tolist(), best.tolist(), strict=True))
-        told |= scores
+        scores = matrix @ query
+        if len(items) != len(rows):
+            starts = np.flatnonzero(np.diff(items, prepend=-1))
+            items, scores = items[starts], np.maximum.reduceat(scores, starts)
+        told.update(zip(items.tolist(), scores.tolist(), strict=True))
+        if not restricted:
+            continue
         for number, _, _, namespace, value in rows:
-            if number not in scores:
+            if number not in told:
                 continue
             if wanted.namespaces is not None and namespace not in wanted.namespaces:
                 continue
             if wanted.fits is None or wanted.fits(value):
-                found[number] = scores[number]
+                found[number] = told[number]
     return found, told
 
 
-_PLACES = 128
+_PLACES = 64
 _READ = (
-    "SELECT id, kinds, vectors, ns, value FROM items "  # noqa: S608
+    "SELECT id, kinds, vectors FROM items "  # noqa: S608
     f"WHERE id IN ({', '.join('?' * _PLACES)}) AND (expires IS NULL OR expires > ?)"
 )
+_READ_ALL = _READ.replace("vectors FROM", "vectors, ns, value FROM")
 
 
 @contextmanager

@@ -316,9 +316,9 @@ class FaissStore(BaseStore):
     ) -> dict[int, float] | None:
         """Return the nearest items by the index over everything; None where it is of no use."""
         prefix, db, moment = op.namespace_prefix, reader.db, reader.moment
-        if prefix and reader.is_small(prefix, moment.newest // 4):
-            return None  # Most of what it finds would be others'.
         ready = self.index.ready(db, moment, dims, _BEHIND)
+        if prefix and reader.is_small(prefix, (self.index.size or moment.newest) // 4):
+            return None  # Most of what it finds would be others'.
         if not ready or self.index.stale(moment):
             self._indexer.start(dims)
         if not ready:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from langgraph.store.base import PutOp
 
 from mmagent_memory import FaissStore, HashEmbedder
+from mmagent_memory.erasing import erase
 from mmagent_memory.errors import CorruptStoreError
 
 SNAPSHOT = Path("index") / "vectors.faiss"
@@ -164,3 +168,149 @@ def test_another_process_is_caught_up(tmp_path: Path):
         fill(two, 10, 20)
         two.delete(("i", "0"), "3")
         assert same(answers(one), exact(two))
+
+
+def clustered(count: int, dims: int = 64, seed: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, dims))
+    found = centres[rng.integers(0, 20, count)] + 1.3 * rng.standard_normal((count, dims))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Numbered(HashEmbedder):
+    """Gives vectors by number, so that a test knows them."""
+
+    fingerprint = "numbered"
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        super().__init__(dims=matrix.shape[1])
+        self.matrix = matrix
+
+    def embed_documents(self, texts):
+        return [self.matrix[int(text)] for text in texts]
+
+    def embed_query(self, text):
+        return self.matrix[int(text)] if text.isdigit() else self.matrix[0]
+
+
+@pytest.fixture
+def large(tmp_path: Path):
+    """Return a store that is large by its own measure, and its vectors."""
+    matrix = clustered(3000)
+    store = FaissStore(tmp_path, Numbered(matrix), fields=["n"])
+    store.exact_limit = 500
+    items = ((("u", f"{n % 10}"), f"{n}", {"n": str(n), "even": n % 2 == 0}) for n in range(3000))
+    store.bulk(items, vectors=matrix)
+    store.search(("u",), query="1")
+    store.wait_for_index()
+    yield store, matrix
+    store.close()
+
+
+def nearest_of(matrix: np.ndarray, query: int, allowed: list[int], k: int = 10) -> set[str]:
+    order = np.argsort(-(matrix[allowed] @ matrix[query]), kind="stable")[:k]
+    return {str(allowed[place]) for place in order}
+
+
+def indexed(store: FaissStore, prefix: tuple[str, ...], query: int, **about) -> list:
+    """Search, and see that it was the index that answered."""
+    asked = []
+    plain = store.index.search
+    store.index.search = lambda *a: asked.append(plain(*a)) or asked[-1]  # type: ignore[method-assign]
+    try:
+        found = store.search(prefix, query=str(query), limit=10, **about)
+    finally:
+        del store.index.search
+    assert asked
+    assert asked[-1] is not None
+    return found
+
+
+def test_a_large_store_is_searched_by_the_index(large):
+    store, matrix = large
+    right = 0
+    for query in range(0, 100, 2):
+        found = indexed(store, ("u",), query)
+        truth = nearest_of(matrix, query, list(range(3000)))
+        right += len({item.key for item in found} & truth)
+        assert found[0].score == pytest.approx(1.0, abs=1e-5)
+        scores = [float(matrix[int(item.key)] @ matrix[query]) for item in found]
+        assert [item.score for item in found] == pytest.approx(scores, abs=1e-5)
+    assert right / 500 >= 0.98
+
+
+def test_the_index_never_finds_what_is_gone_expired_or_elsewhere(large, monkeypatch):
+    store, matrix = large
+    gone = {item.key for item in indexed(store, ("u",), 8)}
+    for key in sorted(gone):
+        store.delete(("u", f"{int(key) % 10}"), key)
+    for number in range(3):  # Updates and an item that expires, all alike the question.
+        store.put(("u", "new"), f"new {number}", {"n": "8"}, ttl=0.0001 if number == 2 else None)
+    time.sleep(0.02)
+    found = indexed(store, ("u",), 8)
+    assert not gone & {item.key for item in found}
+    assert {"new 0", "new 1"} <= {item.key for item in found}
+    assert "new 2" not in {item.key for item in found}
+    left = [n for n in range(3000) if str(n) not in gone]
+    truth = nearest_of(matrix, 8, left, 8)
+    assert len({item.key for item in found} & truth) >= 7
+    even = indexed(store, ("u",), 11, filter={"even": True})
+    assert len(even) == 10
+    assert all(item.value["even"] for item in even)
+    theirs = store.search(("u", "3"), query="11", limit=10)
+    assert {item.namespace for item in theirs} == {("u", "3")}
+    assert len(store.search(("u",), query="11", filter={"n": "17"}, limit=10)) == 1
+
+
+def test_a_write_is_found_at_once_by_a_large_store(large):
+    store, _ = large
+    with FaissStore(store.path, Numbered(large[1]), fields=["n"]) as other:
+        other.put(("u", "x"), "elsewhere", {"n": "4"})
+    store.put(("u", "x"), "here", {"n": "4"})
+    assert {"here", "elsewhere"} <= {item.key for item in indexed(store, ("u",), 4)}
+
+
+def test_the_index_is_made_beside_the_writes(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.indexer._DUE", 200)
+    monkeypatch.setattr("mmagent_memory.faiss_index._BATCH", 64)
+    matrix = clustered(1500)
+    with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
+        store.exact_limit = 100
+        items = [(("u", f"{n % 5}"), f"{n}", {"n": str(n)}) for n in range(1500)]
+        for start in range(0, 1500, 100):
+            store.bulk(items[start : start + 100], vectors=matrix[start : start + 100])
+            found = store.search(("u",), query=str(start + 50), limit=3)
+            assert found[0].key == str(start + 50)
+        store.wait_for_index()
+        assert store.index.seen > 1000  # Nobody waited for it.
+        assert indexed(store, ("u",), 7)[0].key == "7"
+    with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
+        store.exact_limit = 100
+        assert indexed(store, ("u",), 7)[0].key == "7"  # By the snapshot, from the first.
+
+
+def test_what_was_erased_is_not_in_a_later_snapshot(large):
+    store, _ = large
+    with FaissStore(store.path, Numbered(large[1]), fields=["n"]) as other:
+        erase(other.database, ("u", "3"))
+    assert not (store.path / SNAPSHOT).exists()
+    assert all(item.namespace != ("u", "3") for item in indexed(store, ("u",), 13))
+    store.wait_for_index()
+    store.close()
+    with FaissStore(store.path, Numbered(large[1]), fields=["n"]) as again:
+        again.exact_limit = 100
+        again.search(("u",), query="13")
+        again.wait_for_index()
+        assert again.index._codes is not None
+        assert len(again.index._codes.items) == 2700
+
+
+def test_many_removals_make_the_index_anew(large):
+    store, _ = large
+    store.batch([PutOp(("u", f"{n % 10}"), f"{n}", None) for n in range(2000)])
+    assert int(indexed(store, ("u",), 2500)[0].key) == 2500
+    indexed(store, ("u",), 2500)  # Now that it knows, it has the index made anew meanwhile.
+    store.wait_for_index()
+    assert store.index._codes is not None
+    assert len(store.index._codes.items) == 1000
+    assert int(indexed(store, ("u",), 2500)[0].key) == 2500
