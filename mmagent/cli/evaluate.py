@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmagent.cli.evaluate_robustness import robustness
 from mmagent.cli.screen import note, print_json
 
 __all__ = ["app"]
@@ -27,7 +28,9 @@ Out = Annotated[
     Path | None, typer.Option("--out", metavar="FOLDER", help="Write JSON, table and plot there.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of an answer.")]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", metavar="<int>", min=1, help="Most tokens of an answer.")
+]
 
 
 @app.callback()
@@ -42,14 +45,18 @@ def persona(
     ),
     model: Model = "tiny",
     adapter: Adapter = None,
-    turns: Annotated[int, typer.Option("--turns", min=1, help="Turns of the user.")] = 32,
+    turns: Annotated[
+        int, typer.Option("--turns", metavar="<int>", min=1, help="Turns of the user.")
+    ] = 32,
     budget: Annotated[
         int | None, typer.Option("--budget", metavar="<int>", min=1, help="Tokens of a prompt.")
     ] = None,
     long: Annotated[
         bool, typer.Option("--long", help="Facts, tokens and time alone, twice: memory on, off.")
     ] = False,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --long: probe rounds.")] = 5,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="<int>", min=1, help="With --long: probe rounds.")
+    ] = 5,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="With memory.")] = True,
     nli: Annotated[
         str | None, typer.Option("--nli", metavar="<str>", help="NLI checkpoint or folder.")
@@ -103,7 +110,7 @@ def reasoning(
     ] = None,
     language: Annotated[str, typer.Option("--language", help="Of the templates.")] = "en",
     max_thought_tokens: Annotated[
-        int, typer.Option("--max-thought-tokens", min=1, help="Most tokens of a thought.")
+        int, typer.Option("--thoughts", metavar="<int>", min=1, help="Most tokens of a thought.")
     ] = 96,
     max_tokens: MaxTokens = 96,
     out: Out = None,
@@ -154,3 +161,6 @@ def _give(
         draw(report, out / f"{name}.png")
     except MissingDependencyError as error:
         print(f"mmagent: {error}", file=sys.stderr)
+
+
+app.command()(robustness)

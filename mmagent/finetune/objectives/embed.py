@@ -25,21 +25,21 @@ __all__ = ["EMBED", "TrainedEmbedder"]
 
 _BATCH = 64
 _FACTS = "embedder.json"
+_PARTS = {
+    "vision": ("vision_model",),
+    "projector": ("visual_projection", "text_projection"),
+    "language": ("text_model",),
+}
 
 
 class EmbedTask:
     """CLIPModel (or another dual tower) on rows of image, text."""
 
-    parts = {
-        "vision": ("vision_model",),
-        "projector": ("visual_projection", "text_projection"),
-        "language": ("text_model",),
-    }
-
     def __init__(self, settings: EmbedSettings, rows: Sequence[PairRow]) -> None:
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
         from transformers import AutoModel, CLIPModel
 
+        self.parts = _PARTS
         self.feeder = feeder_of(settings.base, rows, settings.max_tokens)
         config = small_config(
             "clip", len(self.feeder.tokenizer), settings.dropout, dims=settings.dims
@@ -51,7 +51,7 @@ class EmbedTask:
                 f"The base {settings.base!r} has no towers for texts and pictures; name a CLIP or "
                 "SigLIP checkpoint."
             )
-        self._loss = MultipleNegativesRankingLoss(
+        self._loss: Any = MultipleNegativesRankingLoss(
             model=None,  # type: ignore[arg-type]  # vectors are handed in
             scale=1 / settings.temperature,
             directions=("query_to_doc", "doc_to_query"),

@@ -1,4 +1,4 @@
-"""`mmagent finetune match`: does this text fit this picture? (BLIP's matching head)
+"""`mmagent finetune match`: does this text fit this picture? (BLIP's matching head).
 
 BLIP's class has the head but no loss; binary cross-entropy over its two logits is added here. The
 objective is that of Li et al., "BLIP" (ICML 2022), without its hard negatives: a row without a
@@ -23,20 +23,20 @@ __all__ = ["MATCH"]
 _BATCH = 64
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
+_PARTS = {
+    "vision": ("vision_model",),
+    "projector": ("vision_proj", "text_proj"),
+    "language": ("text_encoder",),
+}
 
 
 class MatchTask:
     """BlipForImageTextRetrieval on rows of image, text, label."""
 
-    parts = {
-        "vision": ("vision_model",),
-        "projector": ("vision_proj", "text_proj"),
-        "language": ("text_encoder",),
-    }
-
     def __init__(self, settings: MatchSettings, rows: Sequence[PairRow]) -> None:
         from transformers import BlipForImageTextRetrieval
 
+        self.parts = _PARTS
         for row in rows:
             if row.label is not None and row.label.lower() not in (*_TRUE, *_FALSE):
                 raise UsageError(f"{row.where}: the label is {row.label!r}; write true or false.")

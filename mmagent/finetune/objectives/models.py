@@ -89,8 +89,9 @@ def load_model(model_class: Any, base: str, config: Any, **options: Any) -> Any:
 
 def small_config(kind: str, words: int, dropout: float = 0.0, **more: Any) -> Any:
     """Return the config of a small model: "vilt", "blip", "clip" or "flava"."""
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers  # configs are checked when they are made
     tower = {
         "hidden_size": _WIDTH,
         "num_hidden_layers": _LAYERS,
@@ -141,7 +142,7 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    inner = Tokenizer(models.WordPiece(**{"unk_token": _SPECIAL[1]}))
     inner.normalizer = normalizers.BertNormalizer()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
@@ -151,14 +152,9 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     inner.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    return fast(tokenizer_object=inner, **dict(zip(names, _SPECIAL, strict=True)))
 
 
 class _translated:

@@ -23,20 +23,20 @@ __all__ = ["PRETRAIN"]
 _BATCH = 64
 _BINS = 4
 _IGNORED = -100
+_PARTS = {
+    "vision": ("flava.image_model",),
+    "projector": ("flava.image_to_mm_projection", "flava.text_to_mm_projection"),
+    "language": ("flava.text_model",),
+}
 
 
 class PretrainTask:
     """FlavaForPreTraining on rows of image, text."""
 
-    parts = {
-        "vision": ("flava.image_model",),
-        "projector": ("flava.image_to_mm_projection", "flava.text_to_mm_projection"),
-        "language": ("flava.text_model",),
-    }
-
     def __init__(self, settings: PretrainSettings, rows: Sequence[PairRow]) -> None:
         from transformers import FlavaForPreTraining
 
+        self.parts = _PARTS
         self.settings = settings
         self.feeder = feeder_of(settings.base, rows, settings.max_tokens)
         config = small_config(

@@ -18,20 +18,20 @@ from mmagent.finetune.objectives.task import Objective, Report, classes_report
 __all__ = ["VQA"]
 
 _BATCH = 64
+_PARTS = {
+    "vision": ("vilt.embeddings.patch_embeddings", "vilt.embeddings.position_embeddings"),
+    "projector": ("vilt.embeddings.token_type_embeddings",),
+    "language": ("vilt.embeddings.text_embeddings",),
+}
 
 
 class VqaTask:
     """ViltForQuestionAnswering on rows of image, question, answer."""
 
-    parts = {
-        "vision": ("vilt.embeddings.patch_embeddings", "vilt.embeddings.position_embeddings"),
-        "projector": ("vilt.embeddings.token_type_embeddings",),
-        "language": ("vilt.embeddings.text_embeddings",),
-    }
-
     def __init__(self, settings: VqaSettings, rows: Sequence[PairRow]) -> None:
         from transformers import ViltForQuestionAnswering
 
+        self.parts = _PARTS
         self.answers = labels_of(rows, settings.answers)
         self._number = {answer: number for number, answer in enumerate(self.answers)}
         self.feeder: Feeder = feeder_of(settings.base, rows, settings.max_tokens)
