@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Option("--model", help="tiny, echo, a folder, or provider:name.")]
+Model = Annotated[str, typer.Option("--model", help="tiny, echo, a folder or hub name.")]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", metavar="<str>", help="Folder of a fine-tuned adapter.")
 ]
