@@ -1,16 +1,24 @@
-"""Dates in questions: "last week", "in May 2023", "early June", "three days ago", 上周, 5月6日.
+"""Dates in questions: "last week", "in May 2023", "early June", "three days ago", 上周, 去年五月.
 
 What is named relative to today is resolved against the time of the question. A month without a
-year means that month of any year. Pure; English and Chinese.
+year means that month of any year. Pure; English and Chinese. What a question may say of time
+beyond a day, a week, a month or a year is in `date_spans`.
 """
 
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
+
+from mmagent_memory.date_spans import (
+    Period,
+    arabic,
+    day_of,
+    month_of,
+    span_rules,
+    week_of,
+)
 
 __all__ = ["Period", "periods"]
 
@@ -35,25 +43,9 @@ _SHORT = "jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 _COUNT = r"(\d{1,3}|" + "|".join(sorted((re.escape(n) for n in _NUMBERS), key=len)[::-1]) + ")"
 
 
-@dataclass(frozen=True)
-class Period:
-    """A span of days, both ends included; `month_of_any_year` where no year was named."""
-
-    first: date
-    last: date
-    any_year: bool = False
-
-    def holds(self, day: date) -> bool:
-        """Whether a day lies in the period."""
-        if self.any_year:
-            low, high = (self.first.month, self.first.day), (self.last.month, self.last.day)
-            return low <= (day.month, day.day) <= high
-        return self.first <= day <= self.last
-
-
 def periods(question: str, today: date) -> list[Period]:
     """Return the periods that a question names; nothing where it names none."""
-    text = question.lower()
+    text = arabic(question.lower())
     found: list[Period] = []
     for pattern, make in _RULES:
         for match in pattern.finditer(text):
@@ -68,32 +60,6 @@ def periods(question: str, today: date) -> list[Period]:
     return found
 
 
-def _day(day: date) -> Period:
-    return Period(day, day)
-
-
-def _month(year: int | None, month: int, part: str | None = None) -> Period:
-    # Without a year, 2024 stands in: it has a 29th of February.
-    shown = year or 2024
-    length = monthrange(shown, month)[1]
-    first, last = 1, length
-    if part in (
-        "early",
-        "the beginning of",
-        "beginning of",
-        "the start of",
-        "start of",
-        "初",
-        "上旬",
-    ):
-        last = 12
-    elif part in ("mid", "the middle of", "middle of", "中", "中旬"):
-        first, last = 9, 22
-    elif part in ("late", "the end of", "end of", "底", "末", "下旬"):
-        first = 18
-    return Period(date(shown, month, first), date(shown, month, last), any_year=year is None)
-
-
 def _number(word: str) -> int:
     return int(word) if word.isdigit() else _NUMBERS[word]
 
@@ -105,42 +71,38 @@ def _month_number(word: str) -> int:
 def _back(today: date, count: int, unit: str) -> Period:
     """Return the time so many units ago, as wide as such words are meant."""
     if unit.startswith(("day", "天", "日")):
-        return _day(today - timedelta(days=count))
+        return day_of(today - timedelta(days=count))
     if unit.startswith(("week", "周", "星期", "礼拜", "个星期", "个礼拜")):
-        return _week(today, count)
+        return week_of(today, count)
     if unit.startswith(("month", "个月", "月")):
         month = today.year * 12 + today.month - 1 - count
-        return _month(month // 12, month % 12 + 1)
+        return month_of(month // 12, month % 12 + 1)
     year = today.year - count
     return Period(date(year, 1, 1), date(year, 12, 31))
 
 
-def _week(today: date, count: int) -> Period:
-    monday = today - timedelta(days=today.weekday() + 7 * count)
-    return Period(monday, monday + timedelta(days=6))
-
-
 def _past_weekday(today: date, weekday: int) -> Period:
-    return _day(today - timedelta(days=(today.weekday() - weekday - 1) % 7 + 1))
+    return day_of(today - timedelta(days=(today.weekday() - weekday - 1) % 7 + 1))
 
 
 def _rules() -> Iterator[tuple[re.Pattern[str], Callable[[re.Match[str], date], Period | None]]]:
+    yield from span_rules()
     part = r"(early|mid|late|(?:the )?(?:beginning|start|middle|end) of)"
     yield (
         re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b"),
-        lambda m, _: _day(date(int(m[1]), int(m[2]), int(m[3]))),
+        lambda m, _: day_of(date(int(m[1]), int(m[2]), int(m[3]))),
     )
     yield (
         re.compile(r"(?:(\d{4})年)?(\d{1,2})月(\d{1,2})[日号]"),
         lambda m, _: (
-            _day(date(int(m[1]), int(m[2]), int(m[3])))
+            day_of(date(int(m[1]), int(m[2]), int(m[3])))
             if m[1]
             else Period(date(2024, int(m[2]), int(m[3])), date(2024, int(m[2]), int(m[3])), True)
         ),
     )
     yield (
         re.compile(r"(?:(\d{4})年)?(\d{1,2})月(初|上旬|中旬|中|底|末|下旬)?"),
-        lambda m, _: _month(int(m[1]) if m[1] else None, int(m[2]), m[3]),
+        lambda m, _: month_of(int(m[1]) if m[1] else None, int(m[2]), m[3]),
     )
     yield (
         re.compile(rf"\b({_MONTH}|{_SHORT})\.? (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?\b"),
@@ -154,12 +116,12 @@ def _rules() -> Iterator[tuple[re.Pattern[str], Callable[[re.Match[str], date], 
     )
     yield (
         re.compile(rf"\b(?:{part}[ -])?({_MONTH}) (?:of )?(\d{{4}})\b"),
-        lambda m, _: _month(int(m[3]), _month_number(m[2]), m[1]),
+        lambda m, _: month_of(int(m[3]), _month_number(m[2]), m[1]),
     )
     # Alone, "may" and "march" are words of their own: they need a word of time before them.
     yield (
         re.compile(rf"\b(?:{part}[ -]|(?:in|of|during|since|last|this|from|at|by) )({_MONTH})\b"),
-        lambda m, _: _month(None, _month_number(m[2]), m[1]),
+        lambda m, _: month_of(None, _month_number(m[2]), m[1]),
     )
     yield (re.compile(r"\b(?:in|of|during|since) (\d{4})\b"), _year)
     yield (re.compile(r"(\d{4})年"), _year)
@@ -179,7 +141,7 @@ def _rules() -> Iterator[tuple[re.Pattern[str], Callable[[re.Match[str], date], 
     yield re.compile(r"\byesterday\b|昨[天晚日]"), lambda _, today: _back(today, 1, "day")
     yield (
         re.compile(r"\btoday\b|\bthis (?:morning|afternoon|evening)\b|今[天晚早日]"),
-        lambda _, today: _day(today),
+        lambda _, today: day_of(today),
     )
     yield re.compile(r"\blast night\b"), lambda _, today: _back(today, 1, "day")
     for unit, chinese in (("week", "(?:周|个?星期|个?礼拜)"), ("month", "个?月")):
