@@ -90,6 +90,14 @@ def tiny_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def moonshine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random-weight speech recogniser that knows five words."""
+    from tiny_models import build_moonshine
+
+    return build_moonshine(tmp_path_factory.mktemp("models") / "tiny-moonshine")
+
+
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
     """Make an encoded picture: `picture("red", size=(64, 48), format="PNG")`."""
     from PIL import Image

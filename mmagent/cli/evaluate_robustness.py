@@ -86,5 +86,7 @@ def _rows(subject: Any, data: Path | None, count: int, seed: int, folder: Path) 
             "match" if subject.labels[-1] == "fits" else "classify"
         )
         data = draw_rows(name, count, folder, seed + 900_001)
-    found, _ = read_rows(ObjectiveSettings(data=[data]), subject.words, subject.label)
+    found, _ = read_rows(
+        ObjectiveSettings.model_validate({"data": [data]}), subject.words, subject.label
+    )
     return found[:count]

@@ -14,48 +14,6 @@ from mmagent.engine.speech import Transcriber
 from mmagent.errors import ModelNotFoundError
 
 
-@pytest.fixture(scope="module")
-def moonshine(tmp_path_factory):
-    """Folder of a Moonshine of two layers."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        MoonshineConfig,
-        MoonshineForConditionalGeneration,
-        PreTrainedTokenizerFast,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2Processor,
-    )
-
-    folder = tmp_path_factory.mktemp("speech") / "moonshine"
-    words = ["<unk>", "<s>", "</s>", "one", "two", "three", "four", "five"]
-    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
-    torch.manual_seed(0)
-    config = MoonshineConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        encoder_num_hidden_layers=2,
-        decoder_num_hidden_layers=2,
-        encoder_num_attention_heads=2,
-        decoder_num_attention_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        pad_token_id=2,
-    )
-    model = MoonshineForConditionalGeneration(config)
-    model.generation_config.max_length = 12
-    model.save_pretrained(folder)
-    extractor = Wav2Vec2FeatureExtractor(sampling_rate=16_000, return_attention_mask=True)
-    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
-    return folder
-
-
 def test_a_checkpoint_turns_sound_into_words(moonshine):
     listen = Transcriber(moonshine)
     sound = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
