@@ -60,10 +60,11 @@ def feeder_of(base: str, rows: Sequence[PairRow], max_tokens: int) -> Feeder:
     Raises:
         ModelNotFoundError: There is no such base.
     """
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessor
+    import transformers
 
+    hf: Any = transformers
     if base == SMALL:
-        images = CLIPImageProcessor(
+        images = hf.CLIPImageProcessor(
             size={"height": _SIDE, "width": _SIDE}, do_center_crop=False, do_convert_rgb=True
         )
         return Feeder(_tokenizer([row.text for row in rows]), images, max_tokens)
