@@ -23,23 +23,26 @@ __all__ = [
     "world_size",
 ]
 
-_SAME = (
-    "base",
-    "lr",
-    "scheduler",
-    "batch",
-    "accumulation",
-    "warmup",
-    "weight_decay",
-    "dropout",
-    "precision",
-    "seed",
-    "max_length",
-    "full",
-    "lora",
-    "freeze",
-    "split",
-    "augment",
+# What may differ when a run is resumed: how long it goes on, what is written down meanwhile, and
+# where things lie (that the data is the same is seen from the data).
+_FREE = frozenset(
+    {
+        "data",
+        "device",
+        "early_stopping",
+        "epochs",
+        "eval_every",
+        "evaluate",
+        "images",
+        "keep_best",
+        "keep_checkpoints",
+        "metric",
+        "output",
+        "save_every",
+        "steps",
+        "track",
+        "workers",
+    }
 )
 
 
@@ -187,7 +190,7 @@ def claim_output(settings: TrainSettings, resume: bool) -> None:
             before = json.loads(file.read_text("utf-8"))
         except ValueError as error:
             raise UsageError(f"{file} is damaged, so the run cannot go on; start anew.") from error
-        differs = [name for name in _SAME if before.get(name) != now.get(name)]
+        differs = [n for n in now if n not in _FREE and before.get(n) != now[n]]
         if differs:
             raise UsageError(
                 f"The run in {folder} was started with another {', '.join(differs)}: give the "

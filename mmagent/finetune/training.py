@@ -218,6 +218,9 @@ def build_trainer(
             peft_config=lora,
             callbacks=callbacks,
         )
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:  # small steps are lost in narrow numbers
+            weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card of its own into every checkpoint; ours is written from the whole run.
     trainer.create_model_card = lambda *args, **kwargs: None  # type: ignore[method-assign]
