@@ -69,11 +69,8 @@ def feeder_of(base: str, rows: Sequence[PairRow], max_tokens: int) -> Feeder:
         )
         return Feeder(_tokenizer([row.text for row in rows]), images, max_tokens)
     with _translated(base), quiet_transformers():
-        return Feeder(
-            AutoTokenizer.from_pretrained(base),
-            AutoImageProcessor.from_pretrained(base),
-            max_tokens,
-        )
+        tokenizer = hf.AutoTokenizer.from_pretrained(base)
+        return Feeder(tokenizer, hf.AutoImageProcessor.from_pretrained(base), max_tokens)
 
 
 def load_model(model_class: Any, base: str, config: Any, **options: Any) -> Any:
