@@ -6,6 +6,7 @@ Pure: messages in, new messages out; the given ones are never changed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -56,14 +57,17 @@ def append_text(message: HumanMessage, text: str) -> HumanMessage:
     return message.model_copy(update={"content": blocks})
 
 
-def picture_blocks(hits: Sequence[Any], most: int) -> dict[str, list[dict[str, Any]]]:
+def picture_blocks(
+    hits: Sequence[Any], most: int, beside: HumanMessage | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Return the pictures to show, as content blocks by the id of their memory.
 
-    The best memories come first; each picture is shown once. A memory goes whole or not at all,
-    since the text says of it that its picture is there.
+    The best memories come first; each picture is shown once, and none that the message beside
+    which they will stand shows already. A memory goes whole or not at all, since the text says
+    of it that its picture is there.
     """
     chosen: dict[str, list[dict[str, Any]]] = {}
-    shown: set[str] = set()
+    shown = _digests(beside) if beside is not None else set()
     for hit in hits:
         blocks: list[dict[str, Any]] = []
         for image in hit.images:
@@ -79,6 +83,20 @@ def picture_blocks(hits: Sequence[Any], most: int) -> dict[str, list[dict[str, A
             shown.add(digest)
             packed = base64.b64encode(data).decode("ascii")
             blocks.append({"type": "image", "base64": packed, "mime_type": image.mime_type})
+        # A memory whose picture stands there already says so, and brings nothing.
+        if hit.images and not blocks and all(image.id in shown for image in hit.images):
+            chosen[hit.id] = []
         if blocks and len(blocks) + sum(map(len, chosen.values())) <= most:
             chosen[hit.id] = blocks
     return chosen
+
+
+def _digests(message: HumanMessage) -> set[str]:
+    """Return the hashes of the pictures that a message holds itself."""
+    found = set()
+    for block in message.content if isinstance(message.content, list) else []:
+        packed = block.get("base64") if isinstance(block, dict) else None
+        if isinstance(packed, str):
+            with contextlib.suppress(ValueError):
+                found.add(hashlib.sha256(base64.b64decode(packed)).hexdigest())
+    return found

@@ -247,14 +247,14 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         unseen = [hit for hit in hits if not _is_visible(hit, question)]
         fresh = worth_showing(unseen, self.persona_name, self.k)
         now = self.clock()
-        block, pictures = self._block(request.model, fresh, now)
+        block, pictures = self._block(request.model, fresh, now, question.target)
         while self.max_tokens is not None and fresh:
             # The worst goes first, until the rest fits.
             added = insert_before_words(HumanMessage(""), block, pictures)
             if counter_for(request.model)([added]) <= self.max_tokens:
                 break
             fresh.pop()
-            block, pictures = self._block(request.model, fresh, now)
+            block, pictures = self._block(request.model, fresh, now, question.target)
         messages: list[AnyMessage] = list(request.messages)
         if block:
             # By identity: two messages may be equal.
@@ -272,12 +272,12 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         )
 
     def _block(
-        self, model: BaseChatModel, hits: Sequence[Any], now: datetime
+        self, model: BaseChatModel, hits: Sequence[Any], now: datetime, beside: HumanMessage
     ) -> tuple[str, list[dict[str, Any]]]:
         """Return the text of the memories and the pictures to show with them."""
         below: dict[str, list[dict[str, Any]]] = {}
         if (model.profile or {}).get("image_inputs"):
-            below = picture_blocks(hits, self.max_pictures)
+            below = picture_blocks(hits, self.max_pictures, beside)
         pictures = [picture for blocks in below.values() for picture in blocks]
         return format_memories(hits, now, below=below), pictures
 

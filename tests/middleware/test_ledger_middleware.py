@@ -148,6 +148,20 @@ def test_pixels_come_from_memory_where_the_messages_are_gone(album: Any) -> None
     assert "my car" in model.seen[-1][-1].text
 
 
+def test_memory_does_not_show_the_same_picture_once_more(album: Any) -> None:
+    store = InMemoryStore()
+    model = parrot(*["ok"] * 9, profile=SEES)
+    agent = create_companion(model, store, "mia", user="sam", checkpointer=InMemorySaver(),
+                             max_tokens=700)  # fmt: skip
+    agent.invoke({"messages": [show("my red car", album["red"])]}, THREAD)
+    for number in range(7):
+        agent.invoke({"messages": [HumanMessage(f"Day {number}. " * 9)]}, THREAD)
+    result = agent.invoke({"messages": [HumanMessage("What is in the picture of my car?")]}, THREAD)
+    sent = model.seen[-1][-1]
+    assert "my red car" in result["recall"].block
+    assert shown(sent) == [album["red"]]
+
+
 def test_what_is_shown_again_counts_and_gives_way_where_it_does_not_fit(album: Any) -> None:
     """The echo engine takes 16 words for a picture and refuses one word too many."""
     said = [*history(album), HumanMessage("What was in the first picture?")]
