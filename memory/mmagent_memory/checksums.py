@@ -64,23 +64,21 @@ def content_checksum(
         words: The four columns of full text.
         kinds: The kinds of its vectors.
     """
-    said = value.encode("utf-8", "surrogatepass")
-    paths = (fields or "").encode("utf-8", "surrogatepass")
-    body, about, caption, context = [(w or "").encode("utf-8", "surrogatepass") for w in words]
+    body, about, caption, context = [word or "" for word in words]
+    said = "".join((value, fields or "", body, about, caption, context))
     lengths = _LENGTHS.pack(
         # No fields and no words are not the same as empty ones.
         (fields is None) + 2 * (words[0] is None),
         len(path),
         len(key),
         len(kinds),
-        len(said),
-        len(paths),
+        len(value),
+        len(fields or ""),
         len(body),
         len(about),
         len(caption),
     )
-    everything = (lengths, path, key, kinds, said, paths, body, about, caption, context)
-    return zlib.crc32(b"".join(everything))
+    return zlib.crc32(b"".join((lengths, path, key, kinds, said.encode("utf-8", "surrogatepass"))))
 
 
 def stamp_checksum(

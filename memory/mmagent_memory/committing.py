@@ -1,7 +1,8 @@
 """Group commit: writers that come together share one transaction and one wait for the disk.
 
-Whoever gets the database's lock first writes for all who are waiting for it. Each is told of its
-own success or error only; where one cannot be written, each is tried by itself.
+One of those who wait writes for all of them, then hands over to the first who came meanwhile.
+Each is told of its own success or error only; where one cannot be written, each is tried by
+itself. A writer that is alone waits for nobody.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from mmagent_memory.database import Database
@@ -16,14 +18,19 @@ from mmagent_memory.writer import NamespaceNumbers, PreparedPut, Writer
 
 __all__ = ["Committer"]
 
+_LONGEST_WAIT = 0.001
+"""Seconds that a writer waits at most for those it shared the last transaction with."""
+
 
 class _Work:
-    __slots__ = ("done", "error", "puts")
+    __slots__ = ("done", "error", "puts", "turn")
 
     def __init__(self, puts: Sequence[PreparedPut]) -> None:
         self.puts = puts
         self.done = False
         self.error: Exception | None = None
+        self.turn = threading.Event()
+        """Set when it is done, or when its thread is to write for all."""
 
 
 class Committer:
@@ -37,10 +44,13 @@ class Committer:
     def __init__(self, database: Database, check: Callable[[sqlite3.Connection], None]) -> None:
         self._database = database
         self._check = check
-        self._process, self._newest = os.getpid(), 0
+        self._newest = 0
+        self._process = os.getpid()
         self._namespaces = NamespaceNumbers()
         self._queue: list[_Work] = []
-        self._mutex = threading.Lock()
+        self._changed = threading.Condition()
+        self._led = False
+        self._last_size, self._last_took = 1, 0.0
 
     def write(self, puts: Sequence[PreparedPut]) -> int:
         """Write and remove items, all or none; on disk when this returns.
@@ -49,51 +59,73 @@ class Committer:
             The change sequence after it.
         """
         if os.getpid() != self._process:
-            self._begin()
+            # The queue and its lock are those of the parent's threads.
+            self.__init__(self._database, self._check)  # type: ignore[misc]
         work = _Work(puts)
-        with self._mutex:
+        with self._changed:
             self._queue.append(work)
+            self._changed.notify_all()
+            leads, self._led = not self._led, True
         try:
-            # Those who come while another commits wait here together.
-            with self._database.held():
-                if not work.done:
-                    self._commit(self._take(work))
+            if not leads:
+                work.turn.wait()
+                leads = not work.done
+            if leads:
+                with self._database.held():
+                    self._commit(self._gather(), work)
         except BaseException:
-            # Interrupted: nobody else is to do it later.
-            with self._mutex:
+            # Interrupted, or the store is closed: nobody else is to do it later.
+            with self._changed:
                 self._queue = [other for other in self._queue if other is not work]
+                leads = leads or (work.turn.is_set() and not work.done)
             raise
+        finally:
+            if leads:
+                self._hand_over()
         if work.error is not None:
             raise work.error
         return self._newest
 
-    def _begin(self) -> None:
-        # After a fork the queue and its lock are the parent's threads'.
-        self._process = os.getpid()
-        self._namespaces, self._queue, self._mutex = NamespaceNumbers(), [], threading.Lock()
-
-    def _take(self, mine: _Work) -> list[_Work]:
-        with self._mutex:
+    def _gather(self) -> list[_Work]:
+        """Take what waits to be written; give those who wrote last time a moment to come."""
+        with self._changed:
+            if self._last_size > 1:
+                until = time.monotonic() + min(_LONGEST_WAIT, self._last_took / 2)
+                while len(self._queue) < self._last_size:
+                    left = until - time.monotonic()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
             works, self._queue = self._queue, []
-        # Somebody who was interrupted may have taken it along.
-        return works if mine in works else [*works, mine]
+        self._last_size = len(works)
+        return works
 
-    def _commit(self, works: list[_Work]) -> None:
+    def _hand_over(self) -> None:
+        with self._changed:
+            self._led = bool(self._queue)
+            if self._queue:
+                self._queue[0].turn.set()
+
+    def _commit(self, works: list[_Work], mine: _Work) -> None:
+        start = time.monotonic()
         try:
             self._write(works)
+            for work in works:
+                work.done = True
         except Exception as error:
             if len(works) == 1:
                 works[0].error, works[0].done = error, True
-                return
-            for work in works:
-                self._commit([work])
+            else:
+                for work in works:
+                    self._commit([work], mine)
         except BaseException:
             # Interrupted: the others' work is theirs to do again.
-            with self._mutex:
-                self._queue = works + self._queue
+            with self._changed:
+                self._queue = [work for work in works if work is not mine] + self._queue
             raise
+        self._last_took = time.monotonic() - start
         for work in works:
-            work.done = True
+            if work is not mine:
+                work.turn.set()
 
     def _write(self, works: list[_Work]) -> None:
         with self._database.writing() as db:

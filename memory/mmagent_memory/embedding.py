@@ -165,7 +165,11 @@ def checked(embed: Callable[[], Any], count: int, name: str) -> Matrix:
             "inputs; it must return one vector for each. Nothing was stored."
         )
     # In double precision: the square of a large float32 overflows.
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    if count == 1:
+        precise = rows.astype(np.float64)
+        lengths = np.sqrt(precise @ precise[0])
+    else:
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     if not np.isfinite(lengths).all():
         raise EmbeddingError(
             f"The embedder {name} returned NaN or infinity; such a vector finds nothing. "

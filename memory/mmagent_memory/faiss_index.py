@@ -43,7 +43,7 @@ _WORTH_SAVING = 5000
 _FIRST_READ = 64
 _MOST_READ = 4096
 """Most items that are read for one search, unless a filter needs more."""
-_SPREADS = 3.0
+_SPREADS = 2.5
 """How many standard errors of the estimates a vector that is not read may be off."""
 
 
@@ -93,6 +93,7 @@ class FaissIndex:
         self._codes: _Codes | None = None
         self._saved = 0
         self._tried = False
+        self._first_read = _FIRST_READ
 
     @property
     def seen(self) -> int:
@@ -150,7 +151,9 @@ class FaissIndex:
             total, items = len(codes.items), codes.items
             restricted = wanted.namespaces is not None or wanted.fits is not None
             most = _MOST_READ * (4 if restricted else 1)
-            width = max(_FIRST_READ, 4 * limit)
+            # What was enough lately is likely enough: to widen is to scan once more.
+            width = max(self._first_read, 4 * limit)
+            widened = False
             found: dict[int, float] = {}
             while total:
                 width = min(width, total)
@@ -164,6 +167,9 @@ class FaissIndex:
                         return None
                     break
                 width *= 4
+                widened = True
+            self._first_read = max(_FIRST_READ, width if widened else self._first_read * 15 // 16)
+            self._first_read = min(self._first_read, _MOST_READ)
             best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
             return dict(best[:limit])
 

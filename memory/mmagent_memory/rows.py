@@ -47,6 +47,7 @@ MAX_VECTORS = 1024
 """Most vectors of one item."""
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_DECODE = json.JSONDecoder().scan_once
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -175,7 +176,7 @@ class Row:
             id=number,
             namespace=labels_of(path),
             key=_readable(key),
-            value=json.loads(value),
+            value=_DECODE(value, 0)[0],
             created=_moment(created),
             updated=_moment(updated),
             has_ttl=ttl is not None,
