@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import runpy
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +29,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_example_is_forgotten() -> None:
-    tested = {"chat_model", "companion", "fine_tuning", "long_term_memory", "own_persona"}
+    tested = {
+        "chat_model",
+        "companion",
+        "fine_tuning",
+        "long_term_memory",
+        "model_server",
+        "own_persona",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -52,6 +63,58 @@ def test_long_term_memory(run: Callable[..., str], tmp_path: Path) -> None:
     assert "I am allergic to nuts." in out.partition("By picture:")[0].splitlines()[1]
     assert "This is my new ball.  picture " in out
     assert "Erased 3 memories and 1 pictures." in out
+
+
+@pytest.fixture
+def model_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server with OpenAI's interface that repeats what was said; its address, and the calls."""
+    calls: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            calls.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            content = calls[-1]["messages"][-1]["content"]
+            message = {"role": "assistant", "content": f"You said: {content}"}
+            answer = json.dumps(
+                {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": calls[-1]["model"],
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
+                }
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", calls
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_model_server(
+    run: Callable[..., str], model_server: tuple[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    address, calls = model_server
+    out = run("model_server", address, "mia", tmp_path / "memory")
+    assert "(recalled: Sam: I am learning to play the oboe.)" in out
+    assert out.rstrip().endswith("Which instrument am I learning?")
+    assert calls[-1]["model"] == "mia"
+    # What the server is given: the persona, and the memory as data.
+    given = json.dumps(calls[-1]["messages"])
+    assert "You are Mia" in given
+    assert "learning to play the oboe" in given
 
 
 def test_own_persona(run: Callable[..., str], tmp_path: Path) -> None:
