@@ -208,6 +208,13 @@ class PostgresMemoryStore(PostgresStore):
 
         return reembed(self)
 
+    def size(self) -> int:
+        """Return how many bytes the tables take on the server."""
+        from mmagent_memory.postgres_erasing import size_of
+
+        with self.exclusive() as db:
+            return size_of(db)
+
     def memory_backend(self) -> PostgresBackend:
         """Return what `LongTermMemory` keeps memories with."""
         from mmagent_memory.postgres_backend import PostgresBackend

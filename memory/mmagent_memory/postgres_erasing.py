@@ -12,7 +12,7 @@ from mmagent_memory.records import EraseReceipt
 if TYPE_CHECKING:
     from mmagent_memory.postgres import PostgresMemoryStore
 
-__all__ = ["erase", "rewrite"]
+__all__ = ["erase", "rewrite", "size_of"]
 
 _PATIENCE = "5s"
 _TABLES = ("store", "store_vectors", "store_images", "store_item_images")
@@ -25,7 +25,7 @@ _LOG = (
 def erase(store: PostgresMemoryStore, prefix: Sequence[str]) -> EraseReceipt:
     """Remove everything in a namespace and below, and rewrite the tables without it."""
     with store.exclusive() as db:
-        before = _size(db)
+        before = size_of(db)
     with store.writing() as db:
         condition, parameters = scope(prefix)
         pictures = db.execute(
@@ -43,7 +43,7 @@ def erase(store: PostgresMemoryStore, prefix: Sequence[str]) -> EraseReceipt:
         )
     notes = rewrite(store)
     with store.exclusive() as db:
-        after = _size(db)
+        after = size_of(db)
     return EraseReceipt(
         memories=memories,
         images=pictures,
@@ -85,7 +85,8 @@ def _existing(db: Any) -> list[str]:
     return [row["tablename"] for row in rows]
 
 
-def _size(db: Any) -> int:
+def size_of(db: Any) -> int:
+    """Return how many bytes the tables take."""
     size: int = db.execute(
         "SELECT COALESCE(sum(pg_total_relation_size(quote_ident(schemaname) || '.' || "
         "quote_ident(tablename))), 0)::bigint AS n FROM pg_tables "

@@ -1,94 +1,49 @@
-"""`mmagent memory`: look into a memory, and change it."""
+"""`mmagent memory`: look into a memory, change it, move it, check it."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmagent.cli.screen import print_json, printable
+from mmagent.cli import memory_care, memory_files
+from mmagent.cli.memory_options import (
+    Json,
+    MemoryId,
+    PersonaName,
+    Place,
+    User,
+    examples,
+    find,
+    open_store,
+    opened,
+    shown,
+)
+from mmagent.cli.screen import is_terminal, print_json, printable
 
 if TYPE_CHECKING:
-    from mmagent_memory import FaissStore, LongTermMemory, MemoryHit
+    from mmagent_memory import MemoryHit
 
 __all__ = ["app", "find", "open_store", "opened", "shown"]
 
 app = typer.Typer(
-    help="Look into a memory: list, search, add, forget, erase, export, import, stats.",
+    help="Look into a memory, change it, move it, and check it.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    epilog=examples(
+        "mmagent memory add \\",
+        '    "I like green tea" --speaker Sam',
+        'mmagent memory search "drink"',
+        "mmagent memory export sam.jsonl",
+        "mmagent memory erase --user sam",
+    ),
 )
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--memory", metavar="FOLDER", help="The memory folder [default: your own]."),
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", help="A picture to look for; repeatable.")
 ]
-User = Annotated[str, typer.Option("--user", help="Whose memory it is.")]
-PersonaName = Annotated[
-    str | None,
-    typer.Option("--persona", help="Only what was said with this persona [default: all]."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
-Count = Annotated[int, typer.Option("-k", "--limit", min=1, help="Most memories shown.")]
-MemoryId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")]
-
-
-@contextmanager
-def opened(
-    folder: Path | None, user: str, persona: str | None, *, create: bool = False
-) -> Iterator[LongTermMemory]:
-    """The memory in a folder, by default only one that is there; closed after the block."""
-    from mmagent_memory import LongTermMemory
-
-    with closing(open_store(folder, create=create)) as store:
-        yield LongTermMemory(store, user=user, persona=persona)
-
-
-def open_store(folder: Path | None, *, create: bool = False) -> FaissStore:
-    """The store in a folder, or in the person's own."""
-    from mmagent.embedders import default_embedder
-    from mmagent.home import default_memory_folder
-    from mmagent_memory import FaissStore
-
-    return FaissStore(folder or default_memory_folder(), default_embedder(), create=create)
-
-
-def find(memory: LongTermMemory, wanted: str) -> str:
-    """The id that `wanted` is, or is the beginning of.
-
-    Raises:
-        UsageError: No memory has such an id, or several have.
-    """
-    from mmagent.errors import UsageError
-
-    if memory.get(wanted) is not None:
-        return wanted
-    found = [hit.id for hit in memory.list() if wanted and hit.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"{len(found)} memories have an id that begins with {wanted}: give more.")
-    raise UsageError(
-        f"{memory.user} has no memory {wanted!r}: `mmagent memory list` shows what there is."
-    )
-
-
-def shown(hit: MemoryHit, *, scored: bool = False) -> str:
-    """One memory for a person."""
-    about = [hit.id[:12]]
-    if scored:
-        about.append(f"{hit.score:.2f}")
-    if hit.at is not None:
-        about.append(hit.at.astimezone().strftime("%Y-%m-%d %H:%M"))
-    if hit.speaker:
-        about.append(hit.speaker)
-    pictures = "".join(f" [picture {image.id[:12]}]" for image in hit.images)
-    text = textwrap.indent(printable(hit.text + pictures), "    ")
-    return f"{printable('  '.join(about))}\n{text}"
 
 
 def _print(hits: list[MemoryHit], as_json: bool, *, scored: bool = False) -> None:
@@ -99,32 +54,44 @@ def _print(hits: list[MemoryHit], as_json: bool, *, scored: bool = False) -> Non
             typer.echo(shown(hit, scored=scored))
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=examples(
+        "mmagent memory list -k 20",
+        "mmagent memory list --json \\",
+        "    | grep nuts",
+    ),
+)
 def list_(
-    folder: Folder = None,
+    place: Place = None,
     user: User = "user",
     persona: PersonaName = None,
     limit: Annotated[int | None, typer.Option("-k", "--limit", min=1, help="Most shown.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show memories, newest first; pictures by their ids."""
-    with opened(folder, user, persona) as memory:
+    with opened(place, user, persona) as memory:
         hits = memory.list(limit)
     _print(hits, as_json)
     if not hits and not as_json:
-        typer.echo(f"Nothing is remembered of {user} yet.")
+        typer.echo(f"Nothing is remembered of {printable(user)} yet.")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'mmagent memory search "last week"',
+        "mmagent memory search --image a.png",
+        'mmagent memory search "my cat" \\',
+        "    --explain",
+    )
+)
 def search(
     question: Annotated[str, typer.Argument(help="What to look for, in words.")] = "",
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", help="A picture to look for; repeatable.")
-    ] = None,
-    folder: Folder = None,
+    image: Images = None,
+    place: Place = None,
     user: User = "user",
     persona: PersonaName = None,
-    limit: Count = 5,
+    limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="Most memories shown.")] = 5,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what the scores are made of.")
     ] = False,
@@ -137,27 +104,53 @@ def search(
     pictures = [picture.data for picture in load_pictures(image or [])]
     if not question.strip() and not pictures:
         raise UsageError("Say what to look for: words, or --image FILE.")
-    with opened(folder, user, persona) as memory:
+    with opened(place, user, persona) as memory:
         hits = memory.recall(question, images=pictures, k=limit)
     if explain and not as_json:
         for hit in hits:
-            parts = hit.explain.get("parts", hit.explain)
             typer.echo(shown(hit, scored=True))
-            typer.echo("    " + ", ".join(f"{name} {part:.3f}" for name, part in parts.items()))
+            typer.echo(_explained(hit))
         return
     _print(hits, as_json, scored=True)
     if not hits and not as_json:
         typer.echo("Nothing fits.")
 
 
-@app.command()
+_RAW = {"words": "BM25", "meaning": "cos", "picture": "cos"}
+
+
+def _explained(hit: MemoryHit) -> str:
+    """A score's parts as a table, each with a bar and with the figure behind it."""
+    parts: dict[str, float] = hit.explain.get("parts", {})
+    raw: dict[str, float] = hit.explain.get("raw", {})
+    most = max((abs(part) for part in parts.values()), default=1.0) or 1.0
+    lines = []
+    for name, part in sorted(parts.items(), key=lambda pair: -pair[1]):
+        bar = "#" * round(6 * abs(part) / most)
+        figure = ""
+        if name in raw and name in _RAW:
+            figure = f"{_RAW[name]} {raw[name]:.3g}"
+        elif name == "recency" and "age_days" in raw:
+            figure = f"{raw['age_days']:.0f} days"
+        lines.append(f"    {name:<12} {part:6.2f} {bar:<6} {figure}".rstrip())
+    lines.append(f"    {'= score':<12} {hit.score:6.2f}")
+    return "\n".join(lines)
+
+
+@app.command(
+    epilog=examples(
+        'mmagent memory add "I like tea"',
+        'mmagent memory add "My cat" \\',
+        "    --image cat.png --speaker Sam",
+    )
+)
 def add(
     text: Annotated[str, typer.Argument(help="What to remember.")] = "",
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="A picture of it; repeatable.")
     ] = None,
     speaker: Annotated[str | None, typer.Option("--speaker", help="Who said it.")] = None,
-    folder: Folder = None,
+    place: Place = None,
     user: User = "user",
     persona: Annotated[str | None, typer.Option("--persona", help="With which persona.")] = "mia",
     as_json: Json = False,
@@ -166,7 +159,7 @@ def add(
     from mmagent.cli.pictures import load_pictures
 
     pictures = [picture.data for picture in load_pictures(image or [])]
-    with opened(folder, user, persona, create=True) as memory:
+    with opened(place, user, persona, create=True) as memory:
         id_ = memory.remember(text, images=pictures, speaker=speaker)
     if as_json:
         print_json({"id": id_})
@@ -174,16 +167,16 @@ def add(
         typer.echo(id_)
 
 
-@app.command()
+@app.command(epilog=examples("mmagent memory list", "mmagent memory forget 3fa9"))
 def forget(
     id_: MemoryId,
-    folder: Folder = None,
+    place: Place = None,
     user: User = "user",
     persona: PersonaName = None,
     as_json: Json = False,
 ) -> None:
     """Remove one memory and every trace of it."""
-    with opened(folder, user, persona) as memory:
+    with opened(place, user, persona) as memory:
         whole = find(memory, id_)
         memory.forget(whole)
     if as_json:
@@ -192,93 +185,41 @@ def forget(
         typer.echo(f"Forgotten: {whole}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "mmagent memory erase --user sam",
+        "mmagent memory erase --user sam \\",
+        "    --yes --json > receipt.json",
+    )
+)
 def erase(
-    folder: Folder = None,
+    place: Place = None,
     user: User = "user",
     persona: PersonaName = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove everything that is remembered of a user; print a receipt."""
-    import sys
-
-    from mmagent.cli.screen import is_terminal
     from mmagent.errors import UsageError
 
-    with opened(folder, user, persona) as memory:
+    with opened(place, user, persona) as memory:
         count = memory.count()
         if not yes:
             if not is_terminal(sys.stdin):
                 raise UsageError(
                     f"This would erase {count} memories of {user} for good: add --yes to do it."
                 )
-            typer.confirm(f"Erase {count} memories of {user} for good?", abort=True, err=True)
+            question = f"Erase {count} memories of {printable(user)} for good?"
+            typer.confirm(question, abort=True, err=True)
         receipt = memory.erase()
     if as_json:
         print_json(receipt.as_dict())
         return
-    typer.echo(f"Erased {receipt.memories} memories and {receipt.images} pictures of {user}.")
+    name = printable(user)
+    typer.echo(f"Erased {receipt.memories} memories and {receipt.images} pictures of {name}.")
     for text in receipt.notes:
         typer.echo(text)
 
 
-@app.command("export")
-def export_(
-    file: Annotated[Path, typer.Argument(help="The file to write (JSON lines).")],
-    folder: Folder = None,
-    user: User = "user",
-    persona: PersonaName = None,
-    as_json: Json = False,
-) -> None:
-    """Write a user's memories with their pictures to a file."""
-    with opened(folder, user, persona) as memory:
-        count = memory.export_jsonl(file)
-    _say_count("exported", count, str(file), as_json)
-
-
-@app.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(help="A file that export wrote.")],
-    folder: Folder = None,
-    user: User = "user",
-    persona: PersonaName = None,
-    as_json: Json = False,
-) -> None:
-    """Read memories from a file; what is there already is left as it is."""
-    with opened(folder, user, persona, create=True) as memory:
-        count = memory.import_jsonl(file)
-    _say_count("imported", count, str(file), as_json)
-
-
-def _say_count(what: str, count: int, file: str, as_json: bool) -> None:
-    if as_json:
-        print_json({what: count, "file": file})
-    else:
-        typer.echo(f"{what.capitalize()} {count} memories: {file}")
-
-
-@app.command()
-def stats(folder: Folder = None, as_json: Json = False) -> None:
-    """Show whose memories a folder holds, and how large it is."""
-    from mmagent_memory import LongTermMemory, list_users
-
-    users: dict[str, dict[str, Any]] = {}
-    with closing(open_store(folder)) as store:
-        place = store.path
-        for user, persona in list_users(store):
-            hits = LongTermMemory(store, user=user, persona=persona).list()
-            about = users.setdefault(user, {"memories": 0, "pictures": 0, "personas": []})
-            about["memories"] += len(hits)
-            about["pictures"] += len({image.id for hit in hits for image in hit.images})
-            about["personas"] += [persona] if persona else []
-    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    if as_json:
-        print_json({"folder": str(place), "bytes": size, "users": users})
-        return
-    typer.echo(f"{place}: {size / 1e6:.1f} MB")
-    for user, about in users.items():
-        personas = ", ".join(about["personas"]) or "no persona"
-        typer.echo(
-            f"  {user}: {about['memories']} memories, {about['pictures']} pictures ({personas})"
-        )
+memory_files.register(app)
+memory_care.register(app)

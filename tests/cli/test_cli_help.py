@@ -27,6 +27,9 @@ COMMANDS = (
     "memory export",
     "memory import",
     "memory stats",
+    "memory verify",
+    "memory repair",
+    "memory migrate",
 )
 
 

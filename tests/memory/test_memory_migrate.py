@@ -168,3 +168,21 @@ def test_odd_vectors_survive(postgres, tmp_path):
         there = postgres(Odd())
         migrate(source, there)
         assert vectors(there) == vectors(source)
+
+
+def test_the_command_moves_a_folder_into_a_database(folder, postgres_url, capfd):
+    from mmagent.cli import main
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert not ended.value.code, err
+        return out
+
+    folder.close()
+    to = ["--to", postgres_url, "--schema", "moved"]
+    out = run("memory", "migrate", "--memory", folder.path, *to)
+    assert out.startswith("35 items, 40 vectors and 4 pictures are there now: 35 copied")
+    back = ["--memory", postgres_url, "--schema", "moved", "--to", folder.path.parent / "again"]
+    assert '"copied": 35' in run("memory", "migrate", *back, "--json")
