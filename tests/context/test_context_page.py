@@ -1,0 +1,48 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "context.md").read_text("utf-8")
+
+
+def test_the_python_block_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    path = ":".join(str(ROOT / folder) for folder in ("", "memory", "prompts"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        cwd=tmp_path,
+        env={"PYTHONPATH": path, "MMAGENT_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert " of 300\n" in done.stdout
+    assert "'source': 'system'" in done.stdout
+    assert "evicted, oldest first" in done.stdout
+    assert "summary" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("context", "long-conversation"), ("reasoning", "reasoning"), ("personas", "persona")],
+)
+def test_tables_find_their_place(page: str, name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "page.md"
+    before = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    copy.write_text(before, "utf-8")
+    (tmp_path / "table.md").write_text("| a |\n|---|\n| \\1 |\n", "utf-8")
+    tables = [sys.executable, ROOT / "docs" / "tables.py", copy]
+    subprocess.run([*tables, name, tmp_path / "table.md"], check=True, timeout=60)
+    after = copy.read_text("utf-8")
+    assert f"<!-- table {name} -->\n| a |\n|---|\n| \\1 |\n<!-- /table -->" in after
+    assert after.partition("<!-- table")[0] == before.partition("<!-- table")[0]
+    failed = subprocess.run(
+        [*tables, "nothing", tmp_path / "table.md"], check=False, capture_output=True, timeout=60
+    )
+    assert b"has no place" in failed.stderr
