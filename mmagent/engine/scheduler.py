@@ -114,9 +114,12 @@ class Scheduler(Generic[J]):
 
         Raises:
             ModelBusyError: The queue is full.
+            GenerationError: The interpreter is ending.
         """
         shared = self._shared
         with shared.changed:
+            if shared.closing:
+                raise GenerationError("The program is ending; ask before that.")
             if len(shared.active) + len(shared.waiting) >= self.rows + self.queue:
                 raise ModelBusyError(
                     f"The model is busy: {self.rows} answers are being written and {self.queue} "
@@ -229,9 +232,25 @@ def _serve(reference: weakref.ref[Scheduler[Any]], shared: _Shared) -> None:
                     return
         scheduler = reference()
         if scheduler is None or shared.closing:
+            _abandon(shared, GenerationError("The model was let go before the answer was there."))
             return
-        scheduler._round()
+        try:
+            scheduler._round()
+        except BaseException as error:  # a mistake here shall be heard of, not waited for
+            _abandon(shared, error)
         del scheduler  # not kept alive while waiting
+
+
+def _abandon(shared: _Shared, error: BaseException) -> None:
+    """Whoever waits for one of these jobs would wait for ever."""
+    with shared.changed:
+        jobs = [*shared.active, *shared.waiting]
+        shared.active.clear()
+        shared.waiting.clear()
+    for job in jobs:
+        if not job.finished:
+            job.fail(error)
+        job.over.set()
 
 
 @atexit.register

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -479,3 +481,31 @@ def test_an_engine_that_nobody_holds_is_let_go(tiny_text_model):
         time.sleep(0.02)
     assert reference() is None
     assert model() is None
+
+
+def test_a_program_ends_although_an_answer_is_half_read(tiny_text_model):
+    code = (
+        "import sys\n"
+        "from mmagent import ChatMMAgent\n"
+        "model = ChatMMAgent(model=sys.argv[1], max_tokens=2000, temperature=0)\n"
+        "stream = model.stream('A long story')\n"
+        "next(stream)\n"
+        "print('read')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_text_model)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
+
+
+def test_a_mistake_of_the_scheduler_is_heard_of(tiny_text_model, monkeypatch):
+    engine = TransformersEngine(str(tiny_text_model))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._scheduler, "_admit", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            answer(engine, [HumanMessage("Hello")])
+    assert answer(engine, [HumanMessage("Hello")])[0]
