@@ -1,14 +1,19 @@
 """How well memory finds what answers a question: recall@5, 10 and 25 by type of question.
 
-    python benchmarks/recall.py FOLDER [--unit round|turn] [--embedder default|hash] [--tune]
-        [--store folder|postgres]
+    python benchmarks/recall.py FOLDER [--units round,turn] [--embedders default,noise,few,hash]
+        [--tune] [--cache FILE] [--machine WORDS] [--out FILE.json] [--table FILE.md]
 
 FOLDER holds dialogues in the form of Mem-Gallery (github: ma-xueqian/Mem-Gallery): each JSON file
 one user, with sessions, rounds, captions of pictures, and questions whose `clue` lists the rounds
-that hold the answer. All dialogues go into one store, each as a user of its own. Side by side:
-full text alone, meaning alone, their plain reciprocal rank fusion (k = 60), and what
-`LongTermMemory.recall` does. `--tune` chooses the weights anew for each dialogue on the other
-dialogues alone and reports the held-out figures, to see whether the ones in use are overfitted.
+that hold the answer. All dialogues go into one store, each as a user of its own; one memory a round
+(what was asked with its answer) or one a turn, as `MemoryMiddleware` keeps them. Side by side: full
+text alone, meaning alone, their plain reciprocal rank fusion (k = 60), `LongTermMemory.recall`
+without vectors, and with them.
+
+`--embedders` also takes bad ones on purpose: `noise` returns random vectors, `few` the default's
+cut to 16 random directions, `hash` counts words. `--tune` chooses weights anew for each dialogue on
+the other dialogues alone and reports the held-out figures, to see whether those in use are
+overfitted. The short personal dialogues of `short_dialogues.yaml` are asked in every run.
 """
 
 from __future__ import annotations
@@ -17,19 +22,24 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
+import platform
 import sqlite3
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from langgraph.store.base import BaseStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from short_dialogues import places, table
 
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
 from mmagent_memory.asking import about, ask
@@ -67,6 +77,30 @@ class Cached:
                 self._db.execute("INSERT OR REPLACE INTO v VALUES (?, ?)", (key, known[key]))
             self._db.commit()
         return [np.frombuffer(known[key], dtype="<f4").tolist() for key in keys]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a question."""
+        return self.embed_documents([text])[0]
+
+
+class Spoiled:
+    """The default embedder made worse on purpose; the same text always gives the same vector."""
+
+    def __init__(self, inner: TextEmbedder, how: str) -> None:
+        self._inner = inner
+        self.fingerprint = f"{getattr(inner, 'fingerprint', '?')}, {how}"
+        self._noise = how == "noise"
+        self._directions = np.random.default_rng(0).normal(size=(384, 16))
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return one vector for each text."""
+        if self._noise:
+            seeds = [hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8] for text in texts]
+            made = [np.random.default_rng(int.from_bytes(s)).normal(size=384) for s in seeds]
+            return [vector.tolist() for vector in made]
+        vectors = np.asarray(self._inner.embed_documents(texts))
+        found: list[list[float]] = (vectors @ self._directions).tolist()
+        return found
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a question."""
@@ -119,7 +153,7 @@ def ask_all(memory: LongTermMemory, dialogue: dict[str, Any], name: str) -> list
             continue  # Asks for what was never said.
         caption = question.get("image_caption")
         pictures = (read_picture(None, caption),) if caption else ()
-        asked = ask(question["question"], pictures, now)
+        asked = ask(question["question"], pictures, now, memory.user)
         steps = memory._backend.candidates(memory._prefix, asked.question, 200)
         candidates = run(memory.store, steps)
         found.append(
@@ -143,6 +177,17 @@ def ours(weights: Weights) -> Callable[[Asked], list[int]]:
         return [ranked.place for ranked in best]
 
     return order
+
+
+def without_vectors(asked: Asked) -> list[int]:
+    """Return the ranking of `recall` in a store that has no vectors."""
+    plain = [
+        replace(s, meaning=None, vector=None, parts=tuple((word, None) for word, _ in s.parts))
+        for s in asked.signals
+    ]
+    known = [p for p, s in enumerate(plain) if s.words is not None]
+    best = rank([plain[place] for place in known], 60, Weights(), asked.wanted)
+    return [known[ranked.place] for ranked in best]
 
 
 def by(name: str) -> Callable[[Asked], list[int]]:
@@ -179,11 +224,11 @@ def measure(every: Sequence[Asked], order: Callable[[Asked], list[int]]) -> Scor
     return {kind: [value / counts[kind] for value in sums[kind]] for kind in sums}
 
 
-def tuned(every: Sequence[Asked]) -> tuple[Scores, list[Weights]]:
+def tuned(every: Sequence[Asked]) -> tuple[Scores, dict[str, str]]:
     """Return held-out figures with weights chosen for each dialogue on the others alone."""
     grid = [
-        replace(Weights(), meaning=m, conversation=c, neighbours=n, shows=s)
-        for m, c, n, s in itertools.product((1.0, 1.5, 2.0), (0.5, 1.0), (0.1, 0.2), (0.1, 0.2))
+        replace(Weights(), meaning=m, conversation=c, told=t, sequence=s)
+        for m, c, t, s in itertools.product((1.5, 2.0), (0.7, 1.0), (0.0, 0.2), (0.0, 0.5))
     ]
     names = sorted({asked.dialogue for asked in every})
     recall = {
@@ -197,68 +242,120 @@ def tuned(every: Sequence[Asked]) -> tuple[Scores, list[Weights]]:
         others = [other for other in names if other != name]
         best = max(range(len(grid)), key=lambda g: sum(recall[o, g] * sizes[o] for o in others))
         chosen[name] = grid[best]
-    return measure(every, lambda asked: ours(chosen[asked.dialogue])(asked)), list(chosen.values())
+    varied = ("meaning", "conversation", "told", "sequence")
+    described = {
+        name: ", ".join(f"{field} {getattr(weights, field)}" for field in varied)
+        for name, weights in chosen.items()
+    }
+    return measure(every, lambda asked: ours(chosen[asked.dialogue])(asked)), described
 
 
-@contextmanager
-def opened(kind: str, embedder: Any) -> Iterator[BaseStore]:
-    """Open a store that is gone afterwards: a folder, or a PostgreSQL server of its own."""
-    if kind == "folder":
-        with tempfile.TemporaryDirectory() as folder, FaissStore(folder, embedder) as store:
-            yield store
-        return
-    from mmagent_memory.postgres import PostgresMemoryStore
-    from mmagent_memory.temporary_postgres import temporary_postgres
-
-    with temporary_postgres() as url, PostgresMemoryStore(url, embedder) as store:
-        yield store
-
-
-def main() -> None:
-    """Run the benchmark and print its tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--unit", choices=("round", "turn"), default="round")
-    parser.add_argument("--embedder", choices=("default", "hash"), default="default")
-    parser.add_argument("--cache", type=Path, help="a file that keeps vectors between runs")
-    parser.add_argument("--store", choices=("folder", "postgres"), default="folder")
-    parser.add_argument("--tune", action="store_true", help="also cross-validate the weights")
-    options = parser.parse_args()
-    embedder: Any = HashEmbedder() if options.embedder == "hash" else default_embedder()
-    if options.cache:
-        embedder = Cached(embedder, options.cache)
-    files = sorted(options.folder.glob("*.json"))
-    if not files:
-        parser.error(f"{options.folder} holds no dialogues (*.json).")
+def ask_folder(files: Sequence[Path], embedder: Any, unit: str) -> list[Asked]:
+    """Remember all dialogues, then ask all questions."""
     every: list[Asked] = []
-    with opened(options.store, embedder) as store:
+    with tempfile.TemporaryDirectory() as folder, FaissStore(folder, embedder) as store:
         dialogues = [json.loads(file.read_text("utf-8")) for file in files]
-        memories = [LongTermMemory(store, user=file.stem, persona="p") for file in files]
-        started = time.perf_counter()
+        memories = [
+            LongTermMemory(store, user=dialogue["character_profile"]["name"], persona=file.stem)
+            for dialogue, file in zip(dialogues, files, strict=True)
+        ]
         for memory, dialogue in zip(memories, dialogues, strict=True):
-            remember(memory, dialogue, options.unit)
-        kept = sum(memory.count() for memory in memories)
-        print(f"{kept} memories in {time.perf_counter() - started:.1f} s; ", end="")
-        started = time.perf_counter()
+            remember(memory, dialogue, unit)
         for memory, dialogue, file in zip(memories, dialogues, files, strict=True):
             every += ask_all(memory, dialogue, file.stem)
-        print(f"{len(every)} questions in {time.perf_counter() - started:.1f} s.\n")
+    return every
+
+
+def short(embedder: Any) -> dict[str, dict[str, float]]:
+    """Return how often the short dialogues' answers come first."""
+    with tempfile.TemporaryDirectory() as folder, FaissStore(folder, embedder) as store:
+        return table(places(lambda u, p: LongTermMemory(store, user=u, persona=p)))
+
+
+def rows_of(every: Sequence[Asked], *, tune: bool) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Return the figures of each way of ranking."""
     rows = {
         "full text alone": measure(every, by("words")),
         "meaning alone": measure(every, by("meaning")),
         "plain rank fusion": measure(every, fused),
+        "mmagent, without vectors": measure(every, without_vectors),
         "mmagent": measure(every, ours(Weights())),
     }
-    if options.tune:
+    chosen: dict[str, str] = {}
+    if tune:
         rows["mmagent, tuned, held out"], chosen = tuned(every)
-    kinds = ["all", *sorted({asked.kind for asked in every})]
-    print("| recall@5 / @10 / @25 | " + " | ".join(kinds) + " |")
-    print("|---|" + "---|" * len(kinds))
+    return rows, chosen
+
+
+def as_table(rows: dict[str, Scores]) -> list[str]:
+    """Return figures as lines of Markdown."""
+    kinds = ["all", *sorted({kind for scores in rows.values() for kind in scores} - {"all"})]
+    lines = ["| recall@5 / @10 / @25 | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
     for name, scores in rows.items():
-        cells = [" / ".join(f"{value:.3f}" for value in scores[kind]) for kind in kinds]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    if options.tune:
-        print("\nWeights chosen without the held-out dialogue:", *sorted(map(str, set(chosen))))
+        cells = [" / ".join(f"{value:.3f}"[1:] for value in scores[kind]) for kind in kinds]
+        cells = [cell.replace(".000", "1.00") if "1.000" in cell else cell for cell in cells]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def embedders_of(names: Sequence[str], cache: Path | None) -> dict[str, Any]:
+    """Return the embedders of these names."""
+    default: Any = Cached(default_embedder(), cache) if cache else default_embedder()
+    made = {"default": lambda: default, "hash": HashEmbedder}
+    made |= {how: lambda how=how: Spoiled(default, how) for how in ("noise", "few")}  # type: ignore[misc]
+    return {name: made[name]() for name in names}
+
+
+def main() -> None:
+    """Run the benchmark; print its tables in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--units", default="round", help="round, turn, or both: round,turn")
+    parser.add_argument("--embedders", default="default", help="of default, noise, few, hash")
+    parser.add_argument("--cache", type=Path, help="a file that keeps vectors between runs")
+    parser.add_argument("--tune", action="store_true", help="also cross-validate the weights")
+    parser.add_argument("--machine", default="", help="what to call this machine in the results")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--table", type=Path, help="write the tables as Markdown")
+    options = parser.parse_args()
+    files = sorted(options.folder.glob("*.json"))
+    if not files:
+        parser.error(f"{options.folder} holds no dialogues (*.json).")
+    machine = options.machine or f"{platform.machine()}, {os.cpu_count()} cores"
+    results: dict[str, Any] = {"machine": machine, "dialogues": len(files), "runs": []}
+    lines: list[str] = []
+    for name, embedder in embedders_of(options.embedders.split(","), options.cache).items():
+        for unit in options.units.split(","):
+            started = time.perf_counter()
+            every = ask_folder(files, embedder, unit)
+            rows, chosen = rows_of(every, tune=options.tune and name == "default")
+            run_of = {"embedder": name, "unit": unit, "questions": len(every)}
+            results["runs"].append({**run_of, "rows": rows, "chosen": chosen})
+            seconds = time.perf_counter() - started
+            print(
+                f"{name}, one memory a {unit}: {len(every)} questions in {seconds:.0f} s",
+                flush=True,
+            )
+            lines += ["", f"One memory a {unit}, embedder `{name}`, {len(every)} questions:", ""]
+            lines += as_table(rows)
+        if name == "default":
+            results["short"] = short(embedder)
+    if "short" in results:
+        lines += [
+            "",
+            "Short personal dialogues: the line that tells it is first / in the first three:",
+        ]
+        lines += [""]
+        for fold, found in results["short"].items():
+            shares = f"{found['@1']:.2f} / {found['@3']:.2f}"
+            lines.append(f"- {fold}: {shares} of {found['questions']:.0f} questions")
+    text = "\n".join([f"Machine: {machine}.", *lines]) + "\n"
+    print("\n" + text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    if options.table:
+        options.table.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """An optional reranker: any function, sentence-transformers' CrossEncoder, or LangChain's kind.
 
-It sees the best few of what recall found and gives each a score; their share of the final score is
-as large as that of the ranking before it, both spread from 0 to 1. Off unless one is given.
+It sees the best few of what recall found and gives each a score. Who reads both question and text
+knows better, so that its scores are spread twice as far as those of the ranking before it. Off
+unless one is given.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mmagent_memory.errors import MemoryUsageError
 
 __all__ = ["Reranker", "rerank", "reranker_of"]
 
+_SAY = 2.0
 Reranker = Callable[[str, list[str]], Sequence[float]]
 """From a question and texts to how well each answers it; more is better."""
 
@@ -68,7 +70,7 @@ def rerank(
             f"The reranker returned {len(scores)} scores for {len(texts)} texts; it must return "
             "one finite number a text."
         )
-    spread = float(np.ptp(before)) or 1.0
+    spread = _SAY * (float(np.ptp(before)) or 1.0)
     width = float(np.ptp(scores)) or 1.0
     return [float(value) for value in (scores - scores.min()) / width * spread]
 
@@ -83,5 +85,5 @@ def _compressed(compressor: Any, question: str, texts: list[str]) -> list[float]
     kept = list(compressor.compress_documents(documents, question))
     for number, document in enumerate(kept):
         # By order: not every compressor says how well.
-        scores[document.metadata["place"]] = 1.0 - number / (2 * max(1, len(kept)))
+        scores[document.metadata["place"]] = 1.0 - number / len(kept)
     return scores
