@@ -1,7 +1,7 @@
 """An optional reranker: any function, sentence-transformers' CrossEncoder, or LangChain's kind.
 
 It sees the best few of what recall found and gives each a score. Who reads both question and text
-knows better, so that its scores are spread twice as far as those of the ranking before it. Off
+knows better, so that its scores are spread three times as far as those of the ranking before it. Off
 unless one is given.
 """
 
@@ -16,7 +16,7 @@ from mmagent_memory.errors import MemoryUsageError
 
 __all__ = ["Reranker", "rerank", "reranker_of"]
 
-_SAY = 2.0
+_SAY = 3.0
 Reranker = Callable[[str, list[str]], Sequence[float]]
 """From a question and texts to how well each answers it; more is better."""
 
