@@ -97,6 +97,7 @@ class Database:
         self.folder = folder
         self.file = folder / DATABASE
         self._lock = threading.RLock()
+        self._pool = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
@@ -129,7 +130,8 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give a connection whose reads all see the same moment."""
         with self.translated():
-            with self._lock:
+            # Not the writers' lock: who reads does not wait for a commit.
+            with self._pool:
                 self._check()
                 db = self._idle.pop() if self._idle else None
             db = db or self._connect()
@@ -140,19 +142,28 @@ class Database:
                 self._give_back(db)
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def writing(
+        self, *, durable: bool = True, patience_ms: int = BUSY_MS
+    ) -> Iterator[sqlite3.Connection]:
         """Give the writing connection in a transaction: committed on leaving, or undone.
 
         Args:
             durable: Whether it must be on disk before this returns. What can be made anew need
                 not be; it gets there with the next transaction that must.
+            patience_ms: How long to wait for other writers.
+
+        Raises:
+            StoreBusyError: Another writer held the store for longer.
         """
-        with self.translated(), self._lock:
+        hurried = patience_ms < BUSY_MS
+        with self.translated(), self._locked(patience_ms / 1000 if hurried else -1):
             db = self.writer()
+            if hurried:
+                db.execute(f"PRAGMA busy_timeout = {patience_ms}")
             if not durable:
                 db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("BEGIN IMMEDIATE")
             try:
+                db.execute("BEGIN IMMEDIATE")
                 yield db
                 newest = newest_change(db) if durable else 0
                 db.execute("COMMIT")
@@ -164,8 +175,21 @@ class Database:
             finally:
                 if not durable:
                     db.execute("PRAGMA synchronous = FULL")
+                if hurried:
+                    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
             if durable:
                 self._high_water.note(db, newest)
+
+    @contextmanager
+    def _locked(self, seconds: float) -> Iterator[None]:
+        if not self._lock.acquire(timeout=seconds):
+            raise StoreBusyError(
+                f"The memory in {self.file} is being written by another thread; try again."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -194,7 +218,7 @@ class Database:
 
     def drop_readers(self) -> None:
         """Close idle reading connections, so that none keeps old pages alive."""
-        with self._lock:
+        with self._pool:
             while self._idle:
                 self._idle.pop().close()
 
@@ -271,7 +295,7 @@ class Database:
         with suppress(sqlite3.Error):
             if db.in_transaction:
                 db.execute("ROLLBACK")
-        with self._lock:
+        with self._pool:
             if not self._closed and len(self._idle) < 8:
                 self._idle.append(db)
             else:
@@ -327,6 +351,7 @@ class Database:
         self._inherited = (self._writer, self._idle)
         self._writer, self._idle = None, []
         self._lock = threading.RLock()
+        self._pool = threading.Lock()
 
 
 def _after_fork_forget(database: Database) -> None:

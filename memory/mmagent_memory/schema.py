@@ -31,6 +31,7 @@ import sqlite3
 
 from mmagent_memory.errors import CorruptStoreError, NewerStoreError
 from mmagent_memory.migration import statements, upgrade
+from mmagent_memory.words import TOKENIZER
 
 __all__ = ["APPLICATION_ID", "PAGE_SIZE", "VERSION", "create_or_check"]
 
@@ -72,16 +73,16 @@ CREATE TRIGGER namespace_gone AFTER DELETE ON namespaces BEGIN
 END;
 INSERT INTO meta VALUES ('namespaces', 0), ('scrubs', 0);
 """
-_FULL_TEXT = """
+_FULL_TEXT = f"""
 CREATE VIEW searchable AS SELECT id, body, about, caption, context FROM items
     WHERE body IS NOT NULL AND id <= (SELECT value FROM meta WHERE name = 'words')
     UNION ALL SELECT id, body, about, caption, context FROM leaving;
 CREATE VIRTUAL TABLE full_text USING fts5(
     body, about, caption, context,
-    content='searchable', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+    content='searchable', content_rowid='id', tokenize='{TOKENIZER}'
 );
 INSERT INTO full_text (full_text, rank) VALUES ('pgsz', 2000);
-"""
+"""  # noqa: S608
 _TABLES = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);

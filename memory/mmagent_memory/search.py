@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from mmagent_memory.rows import (
 )
 from mmagent_memory.scoring import nearest, similarities
 from mmagent_memory.text import full_text_query
-from mmagent_memory.words import words_behind
+from mmagent_memory.words import pending_words, words_behind
 
 __all__ = ["Reader", "Scope", "nearest", "similarities"]
 
@@ -248,19 +249,38 @@ class Reader:
         """Return the items that full text finds, best first, with their BM25 (more is better)."""
         if not words or limit <= 0:
             return {}
-        if self._settle and words_behind(self.db):
+        behind = words_behind(self.db)
+        if behind and self._settle:
             self._settle()
             # From here on this reads as of now.
             self.db.execute("COMMIT")
             self.db.execute("BEGIN")
             self.moment = moment_of(self.db)
+            behind = words_behind(self.db)
+        most = limit if allowed is None else -1
+        rows = self._match("full_text", prefix, words, most, weights)
+        if behind:
+            with pending_words(self.db) as pending:
+                rows += self._match(pending, prefix, words, most, weights)
+            rows.sort(key=lambda row: (-row[1], row[0]))
+        found = ((n, score) for n, score in rows if allowed is None or n in allowed)
+        return dict(islice(found, limit))
+
+    def _match(
+        self,
+        table: str,
+        prefix: Sequence[str],
+        words: list[str],
+        limit: int,
+        weights: tuple[float, float, float, float],
+    ) -> list[tuple[int, float]]:
         scope = Scope.of(prefix)
-        rows = self.db.execute(
+        rows: list[tuple[int, float]] = self.db.execute(
             # CROSS JOIN keeps the order: first the words, then whose they are.
-            "SELECT items.id, -bm25(full_text, :w0, :w1, :w2, :w3) AS score "  # noqa: S608
-            "FROM full_text CROSS JOIN items ON items.id = full_text.rowid "
-            f"WHERE full_text MATCH :query AND {scope.condition} AND {_ALIVE} "
-            "ORDER BY score DESC, items.id" + (" LIMIT :limit" if allowed is None else ""),
+            f"SELECT items.id, -bm25({table}, :w0, :w1, :w2, :w3) AS score "  # noqa: S608
+            f"FROM {table} CROSS JOIN items ON items.id = {table}.rowid "
+            f"WHERE {table} MATCH :query AND {scope.condition} AND {_ALIVE} "
+            "ORDER BY score DESC, items.id LIMIT :limit",
             {
                 **scope.parameters,
                 **{f"w{number}": weight for number, weight in enumerate(weights)},
@@ -268,14 +288,8 @@ class Reader:
                 "now": self.now,
                 "limit": limit,
             },
-        )
-        found: dict[int, float] = {}
-        for number, score in rows:
-            if allowed is None or number in allowed:
-                found[number] = score
-                if len(found) == limit:
-                    break
-        return found
+        ).fetchall()
+        return rows
 
     def namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         """Return the namespaces that hold something, sorted and cut to a page."""

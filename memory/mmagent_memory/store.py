@@ -34,7 +34,7 @@ from mmagent_memory.committing import Committer
 from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
 from mmagent_memory.erasing import INDEX_FOLDER, pay
-from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
+from mmagent_memory.errors import MemoryStoreError, MemoryUsageError, StoreBusyError
 from mmagent_memory.faiss_index import FaissIndex, Wanted
 from mmagent_memory.filters import check_filter, matches
 from mmagent_memory.indexer import Indexer
@@ -54,6 +54,8 @@ __all__ = ["EXACT_LIMIT", "FaissStore"]
 
 EXACT_LIMIT = 20_000
 """Items up to which a search compares every vector of its scope."""
+_SETTLE_MS = 500
+"""How long a search waits for other writers, to take new words into full text."""
 _BULK = 10_000
 """Items of one transaction in a bulk load."""
 _BEHIND = 20_000
@@ -215,8 +217,14 @@ class FaissStore(BaseStore):
         return Reader(db, now_us(), self.blocks, self.settle)
 
     def settle(self) -> None:
-        """Take the words of all items into full text, which a search does by itself."""
-        with self.database.writing(durable=False) as db:
+        """Take the words of all items into full text, which a search does by itself.
+
+        Nothing is done while somebody else writes for long; a search then goes without.
+        """
+        with (
+            suppress(StoreBusyError),
+            self.database.writing(durable=False, patience_ms=_SETTLE_MS) as db,
+        ):
             index_words(db)
 
     def close(self) -> None:

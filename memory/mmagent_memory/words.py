@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+_EMPTY = 1000
 _COLUMNS = "body, about, caption, context"
 
-__all__ = ["index_words", "words_behind", "words_upto"]
+__all__ = ["TOKENIZER", "index_words", "pending_words", "words_behind", "words_upto"]
 
 
 def words_upto(db: sqlite3.Connection) -> int:
@@ -42,6 +46,35 @@ def _newest(db: sqlite3.Connection) -> int:
         "SELECT (SELECT max(id) FROM items), (SELECT max(seq) FROM tombstones)"
     ).fetchone()
     return max(items or 0, removed or 0)
+
+
+@contextmanager
+def pending_words(db: sqlite3.Connection) -> Iterator[str]:
+    """Give the name of a table of the words that full text does not have yet.
+
+    It is this connection's own, for a search while another process holds the store for long.
+    How rare a word is cannot be told from so few items, so that empty ones stand beside them.
+
+    Args:
+        db: A reading connection, in a transaction.
+    """
+    db.execute(
+        f"CREATE VIRTUAL TABLE temp.pending_text USING fts5({_COLUMNS}, "
+        f"content='', tokenize='{TOKENIZER}')"
+    )
+    try:
+        db.execute(
+            f"INSERT INTO pending_text (rowid, {_COLUMNS}) SELECT id, {_COLUMNS} FROM items "  # noqa: S608
+            "WHERE id > ? AND body IS NOT NULL",
+            (words_upto(db),),
+        )
+        db.executemany(
+            "INSERT INTO pending_text (rowid, body) VALUES (?, 'x')",
+            [(-number,) for number in range(1, _EMPTY)],
+        )
+        yield "pending_text"
+    finally:
+        db.execute("DROP TABLE temp.pending_text")
 
 
 def words_behind(db: sqlite3.Connection) -> bool:

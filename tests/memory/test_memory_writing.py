@@ -229,3 +229,37 @@ def test_another_process_s_words_are_found(store: FaissStore):
         assert len(words(store, "kettle")) == 1
         other.delete(("w",), "k")
         assert words(store, "kettle") == set()
+
+
+def test_new_words_are_found_while_another_process_holds_the_store(store: FaissStore, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.store._SETTLE_MS", 20)
+    for number in range(5):
+        store.put(("w",), f"old {number}", {"text": f"kettle number{number} 红茶"})
+    assert len(words(store, "kettle")) == 5
+    store.put(("w",), "new", {"text": "a shiny kettles 红茶"})
+    store.put(("v",), "other", {"text": "kettle"})
+    store.delete(("w",), "old 1")
+    with FaissStore(store.path, False) as other, other.database.writing():
+        assert len(words(store, "kettle")) == 6
+        assert len(words(store, "shiny")) == 1
+        assert len(words(store, "红茶")) == 5
+        assert words(store, "number1") == set()
+        assert behind(store) == (2, 1)
+    with store.database.held():  # Another thread of this process.
+        found: list = []
+        thread = threading.Thread(target=lambda: found.append(words(store, "shiny")))
+        thread.start()
+        thread.join(20)
+        assert len(found[0]) == 1
+    assert len(words(store, "kettle")) == 6
+    assert behind(store) == (0, 0)
+
+
+def test_reading_does_not_wait_for_a_writer(store: FaissStore):
+    store.put(("r",), "k", {"text": "x"})
+    found: list = []
+    with store.database.held():
+        thread = threading.Thread(target=lambda: found.append(store.search(("r",), query="x")))
+        thread.start()
+        thread.join(20)
+    assert len(found[0]) == 1
