@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["COMMANDS", "app"]
 
@@ -32,6 +32,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name of each command, with the module and the name of its function."""
 
 
+class _Command(TyperCommand):
+    """Sets long options above their help where two columns do not fit the terminal."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        if formatter.width >= 60:
+            super().format_options(ctx, formatter)
+            return
+        records = [found for p in self.get_params(ctx) if (found := p.get_help_record(ctx))]
+        with formatter.section("Options"):
+            for option, words in records:
+                for number, name in enumerate(option.split(" / ")):
+                    formatter.write_text(name if not number else f"  / {name}")
+                formatter.indent()
+                formatter.write_text(words)
+                formatter.dedent()
+
+
 class _LazyGroup(TyperGroup):
     """Imports the module of a command when the command is looked at."""
 
@@ -44,7 +61,7 @@ class _LazyGroup(TyperGroup):
         module, function = COMMANDS[cmd_name]
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         settings = {"help_option_names": ["-h", "--help"]}
-        single.command(cmd_name, context_settings=settings)(
+        single.command(cmd_name, cls=_Command, context_settings=settings)(
             getattr(importlib.import_module(module), function)
         )
         return typer.main.get_command(single)

@@ -203,7 +203,7 @@ def build_trainer(
     if settings.early_stopping:
         callbacks.append(EarlyStoppingCallback(settings.early_stopping))
     with _QuietTrl():
-        trainer = SFTTrainer(
+        trainer: Any = SFTTrainer(
             model=model,
             # Our collator masks, and never cuts: TRL's defaults for both do not suit pictures.
             args=SFTConfig(
@@ -223,7 +223,7 @@ def build_trainer(
             weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card of its own into every checkpoint; ours is written from the whole run.
-    trainer.create_model_card = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    trainer.create_model_card = lambda *args, **kwargs: None
     return trainer, progress
 
 
