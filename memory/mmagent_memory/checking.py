@@ -11,6 +11,7 @@ program may have the store open meanwhile, which is checked.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -33,16 +34,19 @@ from mmagent_memory.errors import (
     ReadOnlyStoreError,
 )
 from mmagent_memory.highwater import HIGH_WATER, HighWater, newest_change
+from mmagent_memory.problems import (
+    full_text_problems,
+    header_problems,
+    link_problems,
+    sqlite_problems,
+)
 from mmagent_memory.replacing import alone, finish, put_in_place
 from mmagent_memory.salvage import UNREADABLE, Found, Item, Progress, find_whole
-from mmagent_memory.schema import APPLICATION_ID, VERSION, create_or_check
+from mmagent_memory.schema import VERSION, create_or_check
 
 __all__ = ["Report", "repair", "verify"]
 
 _INSERT = f"INSERT OR IGNORE INTO items VALUES ({', '.join('?' * len(ITEM_COLUMNS))})"  # noqa: S608
-
-
-_NOT_WRITABLE = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_FULL")
 
 
 @dataclass
@@ -105,22 +109,22 @@ def verify(path: str | Path, progress: Progress | None = None) -> Report:
     with _readable(file) as db:
         if db is None:
             return report
-        report.problems += _header_problems(file, db)
+        report.problems += header_problems(db)
         missing = 0
         with suppress(*UNREADABLE):
             missing = HighWater(file.parent).missing(db)
         if missing:
             report.missing_changes = missing
             report.problems.append(f"The last {missing} acknowledged changes are missing.")
-        report.problems += _sqlite_problems(db)
+        report.problems += sqlite_problems(db)
         found = find_whole(db)
         for _ in found.items(progress):
             report.items += 1
         for _ in found.images():
             report.images += 1
         report.take(found)
-        report.problems += _broken_links(db)
-        report.problems += _full_text_problems(db)
+        report.problems += link_problems(db)
+        report.problems += full_text_problems(db)
     return report
 
 
@@ -266,7 +270,7 @@ def _readable(file: Path) -> Iterator[sqlite3.Connection | None]:
     """
     if not file.is_file():
         raise CorruptStoreError(f"{file} is gone; put back a copy from a backup.")
-    with closing(sqlite3.connect(_only_reading(file), uri=True, isolation_level=None)) as db:
+    with closing(_connected(file)) as db:
         try:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -295,8 +299,21 @@ def _readable(file: Path) -> Iterator[sqlite3.Connection | None]:
             yield new
 
 
-def _only_reading(file: Path) -> str:
-    return f"file:{quote(str(file.absolute()))}?mode=ro"
+def _connected(file: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(file.absolute()))}?mode=ro"
+    db = sqlite3.connect(address, uri=True, isolation_level=None)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        log = file.with_name(file.name + "-wal")
+        if os.access(file.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            return db
+        # Where nothing can be written, nobody else writes either.
+        db.close()
+        db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+    except UNREADABLE:
+        pass  # It is said where more is asked of it.
+    return db
 
 
 def _upgraded(db: sqlite3.Connection, place: Path) -> sqlite3.Connection:
@@ -326,62 +343,3 @@ def _opened_copy(copy: Path) -> sqlite3.Connection | None:
         db.close()
         return None
     return db
-
-
-def _header_problems(file: Path, db: sqlite3.Connection) -> list[str]:
-    """Look at what SQLite does not check: whose database it is, and whether it may be written."""
-    with file.open("rb") as opened:
-        head = opened.read(20)
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    if application == APPLICATION_ID and max(head[18:20]) <= 2:
-        return []
-    return ["The header of the database is damaged."]
-
-
-def _sqlite_problems(db: sqlite3.Connection) -> list[str]:
-    try:
-        lines = [line for (line,) in db.execute("PRAGMA integrity_check(20)")]
-    except UNREADABLE as error:
-        return [f"SQLite: {error}"]
-    return [f"SQLite: {line}" for line in lines if line != "ok"]
-
-
-def _broken_links(db: sqlite3.Connection) -> list[str]:
-    problems = []
-    for condition, words in (
-        ("hash NOT IN (SELECT hash FROM images)", "pictures are named but not there"),
-        ("item NOT IN (SELECT id FROM items)", "pictures are shown by no item"),
-    ):
-        with suppress(*UNREADABLE):
-            count = db.execute(
-                f"SELECT count(*) FROM item_images WHERE {condition}"  # noqa: S608
-            ).fetchone()[0]
-            if count:
-                problems.append(f"{count} {words}.")
-    with suppress(*UNREADABLE):
-        count = db.execute(
-            "SELECT count(*) FROM items WHERE images != "
-            "(SELECT count(*) FROM item_images WHERE item = items.id)"
-        ).fetchone()[0]
-        if count:
-            problems.append(f"{count} items show more or fewer pictures than they had.")
-    return problems
-
-
-def _full_text_problems(db: sqlite3.Connection) -> list[str]:
-    """Hold full text to the items; FTS5 wants a connection that could write for that."""
-    file = db.execute("PRAGMA database_list").fetchone()[2]
-    with closing(sqlite3.connect(file, isolation_level=None)) as writing:
-        try:
-            writing.execute("BEGIN IMMEDIATE")
-            writing.execute("INSERT INTO full_text (full_text, rank) VALUES ('integrity-check', 1)")
-        except sqlite3.OperationalError as error:
-            if (error.sqlite_errorname or "").startswith(_NOT_WRITABLE):
-                return []
-            return [f"Full text: {error}"]
-        except UNREADABLE as error:
-            return [f"Full text: {error}; `repair` makes it anew."]
-        finally:
-            with suppress(*UNREADABLE):
-                writing.execute("ROLLBACK")
-    return []

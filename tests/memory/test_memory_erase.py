@@ -7,7 +7,6 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
