@@ -227,8 +227,8 @@ def measure(every: Sequence[Asked], order: Callable[[Asked], list[int]]) -> Scor
 def tuned(every: Sequence[Asked]) -> tuple[Scores, dict[str, str]]:
     """Return held-out figures with weights chosen for each dialogue on the others alone."""
     grid = [
-        replace(Weights(), meaning=m, conversation=c, told=t, sequence=s)
-        for m, c, t, s in itertools.product((1.5, 2.0), (0.7, 1.0), (0.0, 0.2), (0.0, 0.5))
+        replace(Weights(), meaning=m, conversation=c, sequence=s)
+        for m, c, s in itertools.product((1.5, 2.0), (0.7, 1.0), (0.0, 0.5))
     ]
     names = sorted({asked.dialogue for asked in every})
     recall = {
@@ -242,7 +242,7 @@ def tuned(every: Sequence[Asked]) -> tuple[Scores, dict[str, str]]:
         others = [other for other in names if other != name]
         best = max(range(len(grid)), key=lambda g: sum(recall[o, g] * sizes[o] for o in others))
         chosen[name] = grid[best]
-    varied = ("meaning", "conversation", "told", "sequence")
+    varied = ("meaning", "conversation", "sequence")
     described = {
         name: ", ".join(f"{field} {getattr(weights, field)}" for field in varied)
         for name, weights in chosen.items()
