@@ -10,6 +10,7 @@ from mmagent.engine.base import (
     Form,
     Modality,
     Sampling,
+    TokenChance,
     Usage,
 )
 from mmagent.engine.echo import EchoEngine
@@ -23,5 +24,6 @@ __all__ = [
     "Form",
     "Modality",
     "Sampling",
+    "TokenChance",
     "Usage",
 ]

@@ -12,6 +12,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mmagent.engine.base import (
     CallPiece,
@@ -20,6 +21,7 @@ from mmagent.engine.base import (
     Form,
     Modality,
     Sampling,
+    TokenChance,
     Usage,
     room_for_answer,
 )
@@ -114,11 +116,17 @@ class EchoEngine:
             produced += 1
             chunk = reader.push(word)
             if chunk is not None:
-                yield chunk
+                yield chunk if sampling.logprobs is None else _certain(chunk)
             if reader.stopped:
                 break
         reason: FinishReason = "length" if len(words) > room else "stop"
         yield reader.finish("", reason, Usage(asked, produced))
+
+
+def _certain(chunk: Chunk) -> Chunk:
+    """The chunk as one token that could be no other."""
+    sure = TokenChance(chunk.text, chunk.text.encode("utf-8", "replace"), 0.0)
+    return replace(chunk, chances=(sure,))
 
 
 def _echo(conversation: Conversation) -> str:

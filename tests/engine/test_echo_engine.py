@@ -58,3 +58,12 @@ def test_limits_and_stops():
 def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(UsageError, match=f"{next(iter(wrong))} must be"):
         Sampling(**wrong)
+
+
+def test_it_is_certain_of_what_it_says():
+    conversation = to_conversation([HumanMessage("one two")])
+    chunks = list(EchoEngine().generate(conversation, Sampling(logprobs=2)))
+    assert [chance.text for chunk in chunks for chance in chunk.chances] == [
+        "You", " said:", " one", " two",
+    ]  # fmt: skip
+    assert {chance.logprob for chunk in chunks for chance in chunk.chances} == {0.0}
