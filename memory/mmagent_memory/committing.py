@@ -29,8 +29,8 @@ class _Work:
         self.puts = puts
         self.done = False
         self.error: Exception | None = None
-        self.turn = threading.Event()
-        """Set when it is done, or when its thread is to write for all."""
+        self.turn: threading.Event | None = None
+        """For one that waits: set when it is done, or when its thread is to write for all."""
 
 
 class Committer:
@@ -63,11 +63,13 @@ class Committer:
             self.__init__(self._database, self._check)  # type: ignore[misc]
         work = _Work(puts)
         with self._changed:
+            leads, self._led = not self._led, True
+            if not leads:
+                work.turn = threading.Event()
             self._queue.append(work)
             self._changed.notify_all()
-            leads, self._led = not self._led, True
         try:
-            if not leads:
+            if work.turn is not None:
                 work.turn.wait()
                 leads = not work.done
             if leads:
@@ -77,7 +79,8 @@ class Committer:
             # Interrupted, or the store is closed: nobody else is to do it later.
             with self._changed:
                 self._queue = [other for other in self._queue if other is not work]
-                leads = leads or (work.turn.is_set() and not work.done)
+                turn = work.turn is not None and work.turn.is_set()
+                leads = leads or (turn and not work.done)
             raise
         finally:
             if leads:
@@ -102,7 +105,7 @@ class Committer:
     def _hand_over(self) -> None:
         with self._changed:
             self._led = bool(self._queue)
-            if self._queue:
+            if self._queue and self._queue[0].turn is not None:
                 self._queue[0].turn.set()
 
     def _commit(self, works: list[_Work], mine: _Work) -> None:
@@ -124,7 +127,7 @@ class Committer:
             raise
         self._last_took = time.monotonic() - start
         for work in works:
-            if work is not mine:
+            if work is not mine and work.turn is not None:
                 work.turn.set()
 
     def _write(self, works: list[_Work]) -> None:

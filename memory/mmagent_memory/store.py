@@ -170,10 +170,13 @@ class FaissStore(BaseStore):
             progress: Called with how many items are stored, after each batch.
         """
         done = 0
+        known: set[tuple[str, ...]] = set()
         for batch in _batches(items):
             puts = []
             for namespace, key, value in batch:
-                validate_op_namespace(PutOp(namespace, key, value))
+                if namespace not in known:
+                    validate_op_namespace(PutOp(namespace, key, value))
+                    known.add(namespace)
                 puts.append(Put(namespace, key, value))
             if vectors is None:
                 self.write(puts)
