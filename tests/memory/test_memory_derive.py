@@ -78,9 +78,11 @@ AGAIN = ("Berlin is my home", "confirm", "", "Berlin")
 LEFT = ("longer live in Berlin", "retract", "", "Berlin")
 
 
-@pytest.fixture(params=["faiss", "in memory", "in memory with vectors"])
+@pytest.fixture(params=["faiss", "in memory", "in memory with vectors", "postgres"])
 def store(request, tmp_path: Path):
-    if request.param == "in memory":
+    if request.param == "postgres":
+        yield request.getfixturevalue("postgres")()
+    elif request.param == "in memory":
         yield InMemoryStore()
     elif request.param == "in memory with vectors":
         yield InMemoryStore(index={"dims": 256, "embed": HashEmbedder(), "fields": ["text"]})
@@ -246,6 +248,7 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("store", ["faiss"], indirect=True)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_answer_changes_nothing(memory, name):
     tell(memory, "I live in Berlin.", "And you?", "I see.", "Bye.")

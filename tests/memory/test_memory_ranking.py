@@ -53,9 +53,11 @@ def first(memory: LongTermMemory, question: str) -> str:
     return memory.recall(question, now=DAY + timedelta(days=1))[0].id
 
 
-@pytest.fixture(params=["hash", "none", "in memory"])
+@pytest.fixture(params=["hash", "none", "in memory", "postgres"])
 def store(request, tmp_path: Path):
-    if request.param == "in memory":
+    if request.param == "postgres":
+        yield request.getfixturevalue("postgres")()
+    elif request.param == "in memory":
         yield InMemoryStore()
     else:
         with FaissStore(tmp_path, HashEmbedder() if request.param == "hash" else False) as opened:
