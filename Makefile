@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults lint pull format bench-chat bench-memory eval-tiny train-tiny clean
+.PHONY: help demo test conformance faults lint pull format bench-chat bench-memory eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ ROUNDS ?= 0
 faults: $(VENV)/.dev  ## Kill, damage and starve a memory; ROUNDS=500 for the long campaign (docs/faults.md).
 	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) $(ARGS)
 	$(BIN)/python -m pytest -q tests/faults --deselect tests/faults/test_faults_campaign.py
+
+conformance: $(VENV)/.dev  ## Check which stores keep LangGraph's promises; writes docs/conformance.md.
+	$(BIN)/python -m mmagent_memory.conformance --markdown docs/conformance.md --json docs/conformance.json
 
 lint: $(VENV)/.dev  ## ruff and mypy.
 	$(BIN)/ruff check .

@@ -301,3 +301,12 @@ def _ranked(op: Op, found: list[SearchItem]) -> None:
 
 def _name(item: Item) -> tuple[tuple[str, ...], str]:
     return (tuple(item.namespace), item.key)
+
+
+if __name__ == "__main__":
+    import sys
+
+    # As a module of its own name: what runs as __main__ is another copy of it.
+    from mmagent_memory.conformance_report import main
+
+    sys.exit(main())

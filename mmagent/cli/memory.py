@@ -132,8 +132,8 @@ def _explained(hit: MemoryHit) -> str:
             figure = f"{_RAW[name]} {raw[name]:.3g}"
         elif name == "recency" and "age_days" in raw:
             figure = f"{raw['age_days']:.0f} days"
-        lines.append(f"    {name:<12} {part:6.2f} {bar:<6} {figure}".rstrip())
-    lines.append(f"    {'= score':<12} {hit.score:6.2f}")
+        lines.append(f"    {name:<12} {part:5.2f} {bar:<6} {figure}".rstrip())
+    lines.append(f"    {'= score':<12} {hit.score:5.2f}")
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
             "mmagent memory migrate \\",
             "    --to postgresql://me@host/db",
             "mmagent memory migrate \\",
-            "    --memory postgresql://me@host/db \\",
+            "    --memory postgresql://host/db \\",
             "    --to ./copy",
         )
     )(migrate)
