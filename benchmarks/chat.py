@@ -173,7 +173,7 @@ class Bench:
 
             def theirs() -> None:
                 said = peer.invoke([HumanMessage(question[0].text)]).content
-                counted["ChatHuggingFace"] = len(encode(said)) + 1
+                counted["ChatHuggingFace"] = len(encode(said))
 
             ways["ChatHuggingFace"] = theirs
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -186,6 +186,7 @@ class Bench:
             f"{name}, tokens/s": counted[name] / statistics.median(took)
             for name, took in times.items()
         }
+        report |= {f"{name}, tokens": count for name, count in counted.items()}
         # Of each round, as the machine's mood changes; the middle one.
         ratios = [
             plain / mine * counted["ChatMMAgent"] / counted["generate"]
