@@ -255,9 +255,10 @@ class Bench:
         from transformers import pipeline
 
         tokenizer = self.engine._prompts.tokenizer
-        pipe = pipeline("text-generation", model=text, tokenizer=tokenizer)
+        # To the pipeline itself: the LangChain side does not pass its own settings on.
         settings = {"max_new_tokens": tokens, "do_sample": False, "return_full_text": False}
-        llm = HuggingFacePipeline(pipeline=pipe, pipeline_kwargs=settings)
+        pipe = pipeline("text-generation", model=text, tokenizer=tokenizer, **settings)
+        llm = HuggingFacePipeline(pipeline=pipe)
         return ChatHuggingFace(llm=llm, tokenizer=tokenizer)
 
     # ---- many users ------------------------------------------------------------------------
