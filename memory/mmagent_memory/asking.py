@@ -17,6 +17,9 @@ from mmagent_memory.voices import Voice, voice_of
 
 __all__ = ["Asked", "about", "ask", "moment_of"]
 
+_LONGEST = 8000
+"""Characters of a question that are looked at; the patterns take long over a megabyte."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -32,7 +35,7 @@ class Asked:
 
 def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime, user: str = "") -> Asked:
     """Return what a question of a user looks for."""
-    plain = without_instructions(text)
+    plain = without_instructions(text[:_LONGEST])
     return Asked(
         question=Question(plain, pictures, tuple(parts_of(plain))),
         periods=tuple(periods(plain, now.date())),
