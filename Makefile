@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test conformance faults lint pull format bench-chat bench-memory eval-tiny train-tiny clean
+.PHONY: help demo test conformance faults lint pull format bench-chat bench-memory bench-recall eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ $(PEERS)/.done: benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+bench-recall: $(VENV)/.dev  ## Measure what memory finds (DIALOGUES=FOLDER in the form of Mem-Gallery; ten minutes on two cores).
+	$(BIN)/python benchmarks/recall.py $(DIALOGUES) --units round,turn --embedders default,noise,few --tune --out docs/measured/recall.json --table docs/measured/recall.md $(ARGS)
 
 SIZES := 1000,10000,100000
 bench-memory: $(VENV)/.dev $(PEERS)/.done  ## Measure the memory beside other stores (SIZES=1000,10000,100000; half an hour on two cores).
