@@ -53,7 +53,10 @@ def show_report(report: dict[str, Any]) -> None:
     before = Evaluation.from_dict(report["before"]) if report["before"] else None
     after = Evaluation.from_dict(report["after"]) if report["after"] else None
     if after is None:
-        typer.echo("Nothing was measured: there are no test rows in this run.")
+        typer.echo(
+            "Nothing was measured: a run of several processes leaves that to `mmagent finetune "
+            "evaluate`, and a run without test rows has nothing to measure on."
+        )
         return
     typer.echo(f"On {report['data']['rows']['test']} rows held out, before -> after:")
     for label, one, two, reading in table(before, after):

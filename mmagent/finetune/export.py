@@ -46,6 +46,8 @@ def export(run: Path, out: Path, *, base: str | None = None, dtype: str = "auto"
             text = text.replace(f'model="{name}", adapter="adapter"', f'model="{out.name}"')
             (work / "README.md").write_text(text, "utf-8")
         work.chmod(0o755)
+        for file in work.iterdir():  # some writers leave files that only their owner may read
+            file.chmod(0o644)
         work.rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
