@@ -237,3 +237,19 @@ def test_a_wrong_reranker_is_named(store):
 
 def test_compressed_documents_are_langchains():
     assert isinstance(Longest().compress_documents([Document("x")], "q")[0], Document)
+
+
+def test_the_short_dialogues_are_sound():
+    """Every question of the benchmark names lines that are there, and is answered among five."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    try:
+        from short_dialogues import places
+    finally:
+        sys.path.pop(0)
+    store = InMemoryStore()
+    found = places(lambda user, persona: LongTermMemory(store, user=user, persona=persona))
+    assert len(found) >= 70
+    by_words_alone = [place.place is not None and place.place <= 5 for place in found]
+    assert sum(by_words_alone) / len(found) > 0.8
