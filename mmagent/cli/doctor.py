@@ -8,7 +8,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -137,7 +137,7 @@ def _engine(model: str | None) -> list[Finding]:
     if model is None:
         return found
     try:
-        state = getattr(chat.load(), "state", dict)()
+        state: dict[str, Any] = getattr(chat.load(), "state", dict)()
     except MMAgentError as error:
         return [*found, Finding(f"model {model}", "broken", str(error))]
     if not state:

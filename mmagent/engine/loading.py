@@ -6,6 +6,7 @@ No code from a checkpoint is run, and weights are read from safetensors only.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ def _processor(path: str, kind: str, reader: Any, common: dict[str, Any]) -> Any
     try:
         return reader.from_pretrained(path, **common)
     except (ImportError, AttributeError, ValueError, OSError) as error:
-        from transformers.utils import is_torchvision_available
+        from transformers.utils.import_utils import is_torchvision_available
 
         whole = None if is_torchvision_available() else _processor_class(kind)
         if whole is None or "video_processor" not in whole.get_attributes():
@@ -141,9 +142,9 @@ def _processor(path: str, kind: str, reader: Any, common: dict[str, Any]) -> Any
 
 def _processor_class(kind: str) -> Any:
     import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    return getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
+    table: Any = importlib.import_module("transformers.models.auto.processing_auto")
+    return getattr(transformers, table.PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
 
 
 def without_video(whole: Any) -> Any:

@@ -12,7 +12,7 @@ Shapes: queries (rows, heads, 1, size); a row's keys and values (1, key heads, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -26,11 +26,11 @@ NAME = "mmagent_rows"
 _STEP = 64  # tokens of room that a cache grows by, at least
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values of one layer in a buffer with room: a new token copies none of the others."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
         self._length = 0
 
@@ -61,11 +61,15 @@ class GrowingLayer(DynamicLayer):
         self.values = values[..., :end, :]
         return self.keys, self.values
 
+    def _known(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
     def _grow(self, key_states: torch.Tensor, value_states: torch.Tensor, needed: int) -> None:
         room = needed + max(_STEP, needed // 8)
-        old = (self.keys, self.values)
         made = []
-        for before, like in zip(old, (key_states, value_states), strict=True):
+        for before, like in zip(self._known(), (key_states, value_states), strict=True):
             buffer = like.new_empty((*like.shape[:-2], room, like.shape[-1]))
             buffer[..., : self._length, :] = before[..., : self._length, :]
             made.append(buffer)
@@ -83,9 +87,10 @@ class GrowingLayer(DynamicLayer):
         """Forget all but the first `length` tokens."""
         if not self.is_initialized or self._length <= length:
             return
+        keys, values = self._known()
         self._length = length
-        self.keys = self.keys[..., :length, :]
-        self.values = self.values[..., :length, :]
+        self.keys = keys[..., :length, :]
+        self.values = values[..., :length, :]
 
     def nbytes(self) -> int:
         """Bytes of the buffers, room included."""
@@ -95,33 +100,37 @@ class GrowingLayer(DynamicLayer):
         """A layer of its own with the first `length` tokens."""
         twin = GrowingLayer()
         if self.is_initialized:
-            twin.update(self.keys[..., :length, :], self.values[..., :length, :])
+            keys, values = self._known()
+            twin.update(keys[..., :length, :], values[..., :length, :])
         return twin
 
 
 class RowCache(DynamicCache):
     """The keys and values of one sequence, in all layers."""
 
-    layers: list[GrowingLayer]
-
     def __init__(self) -> None:
         super().__init__()
         self.layer_class_to_replicate = GrowingLayer
 
+    @property
+    def grown(self) -> list[GrowingLayer]:
+        """The layers."""
+        return cast("list[GrowingLayer]", self.layers)
+
     def cut(self, length: int) -> None:
         """Forget all but the first `length` tokens, also where layers differ after a failure."""
-        for layer in self.layers:
+        for layer in self.grown:
             layer.cut(length)
 
     def copy(self, length: int) -> RowCache:
         """A cache of its own with the first `length` tokens."""
         twin = RowCache()
-        twin.layers = [layer.copy(length) for layer in self.layers]
+        twin.layers = [layer.copy(length) for layer in self.grown]
         return twin
 
     def nbytes(self) -> int:
         """Bytes of all layers, room included."""
-        return sum(layer.nbytes() for layer in self.layers)
+        return sum(layer.nbytes() for layer in self.grown)
 
 
 class Ragged:
@@ -151,7 +160,7 @@ class BatchCache(Cache):
         """Append one token to each row; (rows, heads, 1, size)."""
         keys, values = [], []
         for number, row in enumerate(self._rows):
-            key, value = row.layers[layer_idx].update(
+            key, value = row.grown[layer_idx].update(
                 key_states[number : number + 1], value_states[number : number + 1]
             )
             keys.append(key)
