@@ -265,6 +265,9 @@ class Asking:
             self._keep("".join(pieces))
         self.turn.seconds = time.monotonic() - began
         self._complete("".join(pieces), state)
+        if not pieces and not self.turn.stopped and self.turn.answer:
+            # It was not made by a stream: a question back, or an answer out of a template's tags.
+            yield self.turn.answer
 
     def _keep(self, said: str) -> None:
         """Finish the turn with what was said, as if the model had ended there."""
