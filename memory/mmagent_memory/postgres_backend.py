@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -12,6 +13,7 @@ import numpy as np
 from mmagent_memory.backends import Candidate, NewMemory, Question, Steps
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.enrichment import COLUMN_WEIGHTS, full_text_of, indexed_fields, previous_of
+from mmagent_memory.errors import CorruptStoreError
 from mmagent_memory.names import ROOT
 from mmagent_memory.postgres import PostgresMemoryStore
 from mmagent_memory.postgres_erasing import erase
@@ -203,6 +205,10 @@ class PostgresBackend:
                 "SELECT data FROM store_images WHERE prefix = %s AND hash = %s",
                 (path_text(namespace), bytes.fromhex(image_id)),
             ).fetchone()
+        if row and hashlib.sha256(row["data"]).hexdigest() != image_id:
+            raise CorruptStoreError(
+                f"The picture {image_id[:8]} is damaged in the database; restore it from a backup."
+            )
         return bytes(row["data"]) if row else None
 
 

@@ -30,7 +30,8 @@ _WORDS: tuple[tuple[type[psycopg.Error], type[MemoryStoreError], str], ...] = (
     (
         pg.FeatureNotSupported,
         MemoryStoreError,
-        "lacks something; the extension pgvector has to be installed on the server",
+        "lacks something; the extension pgvector has to be installed on the server, and the table "
+        "`store` must not be partitioned",
     ),
     (
         pg.UndefinedFile,
