@@ -39,14 +39,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from short_dialogues import places, table
-
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
 from mmagent_memory.asking import about, ask
 from mmagent_memory.backends import run
 from mmagent_memory.embedding import TextEmbedder, default_embedder
 from mmagent_memory.pictures import read_picture
 from mmagent_memory.ranking import Signals, Wanted, Weights, rank
+from short_dialogues import places, table
 
 CUTS = (5, 10, 25)
 Scores = dict[str, list[float]]
@@ -292,10 +291,13 @@ def as_table(rows: dict[str, Scores]) -> list[str]:
     kinds = ["all", *sorted({kind for scores in rows.values() for kind in scores} - {"all"})]
     lines = ["| recall@5 / @10 / @25 | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
     for name, scores in rows.items():
-        cells = [" / ".join(f"{value:.3f}"[1:] for value in scores[kind]) for kind in kinds]
-        cells = [cell.replace(".000", "1.00") if "1.000" in cell else cell for cell in cells]
+        cells = [" / ".join(_short(value) for value in scores[kind]) for kind in kinds]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _short(share: float) -> str:
+    return "1.00" if share >= 0.9995 else f"{share:.3f}".removeprefix("0")
 
 
 def embedders_of(names: Sequence[str], cache: Path | None) -> dict[str, Any]:
