@@ -41,9 +41,13 @@ _QUERY_BITS = 8
 _WORTH_SAVING = 5000
 """Vectors that must have changed before a snapshot is written again."""
 _FIRST_READ = 64
-_MOST_READ = 4096
+_MOST_READ = 2048
 """Most items that are read for one search, unless a filter needs more."""
-_SPREADS = 2.5
+_SURE = 200_000
+"""Vectors up to which every one is compared where estimates do not settle a search."""
+_GIVE_UP = 100
+"""Searches that compare every vector after one that estimates did not settle."""
+_SPREADS = 2.0
 """How many standard errors of the estimates a vector that is not read may be off."""
 
 
@@ -94,6 +98,7 @@ class FaissIndex:
         self._saved = 0
         self._tried = False
         self._first_read = _FIRST_READ
+        self._unsure = 0
 
     @property
     def seen(self) -> int:
@@ -148,6 +153,9 @@ class FaissIndex:
             codes = self._codes
             assert codes is not None
             self._extend(db, codes)
+            if self._unsure:
+                self._unsure -= 1
+                return None
             total, items = len(codes.items), codes.items
             restricted = wanted.namespaces is not None or wanted.fits is not None
             most = _MOST_READ * (4 if restricted else 1)
@@ -163,7 +171,9 @@ class FaissIndex:
                 if width == total or self._settled(found, told, near, guesses, limit):
                     break
                 if width >= most:
-                    if len(found) < limit:
+                    if not restricted and total <= _SURE:
+                        self._unsure = _GIVE_UP
+                    if len(found) < limit or total <= _SURE:
                         return None
                     break
                 width *= 4
@@ -188,7 +198,9 @@ class FaissIndex:
         there = [told.get(item, math.nan) for item in near.tolist()]
         errors = np.asarray(there, dtype=np.float32) - guesses
         errors = errors[~np.isnan(errors)]
-        farthest = float(guesses[-1] + errors.mean() + _SPREADS * errors.std())
+        # Those that were read were guessed too near, being the nearest by the guess; the others
+        # were not.
+        farthest = float(guesses[-1] + max(errors.mean(), 0.0) + _SPREADS * errors.std())
         return farthest < least
 
     def build(

@@ -172,13 +172,14 @@ class Row:
                 f"The memory {name} is damaged on disk; `python -m mmagent_memory verify FOLDER` "
                 "lists what is hurt, and `repair` saves what is whole."
             )
+        first = _moment(created)
         return cls(
             id=number,
             namespace=labels_of(path),
             key=_readable(key),
             value=_DECODE(value, 0)[0],
-            created=_moment(created),
-            updated=_moment(updated),
+            created=first,
+            updated=first if updated == created else _moment(updated),
             has_ttl=ttl is not None,
         )
 

@@ -33,7 +33,12 @@ __all__ = ["Reader", "Scope", "nearest", "similarities"]
 
 _ALIVE = "(items.expires IS NULL OR items.expires > :now)"
 _JOINED = "items JOIN namespaces ON namespaces.id = items.ns"
-_LENGTHS = (16, 64, 500)
+_BY_NUMBERS = {
+    size: f"SELECT {Row.COLUMNS_WITHOUT_PATH} FROM items "  # noqa: S608
+    f"WHERE items.id IN ({', '.join('?' * size)}) "
+    "AND (items.expires IS NULL OR items.expires > ?)"
+    for size in (16, 64, 500)
+}
 _CHUNK = 500
 """Most ids in one SQL statement."""
 
@@ -131,13 +136,9 @@ class Reader:
         for start in range(0, len(numbers), _CHUNK):
             wanted = [int(number) for number in numbers[start : start + _CHUNK]]
             # In a few lengths only, so that SQLite has the statement ready.
-            room = next(size for size in _LENGTHS if size >= len(wanted))
-            for columns in self.db.execute(
-                f"SELECT {Row.COLUMNS_WITHOUT_PATH} FROM items "  # noqa: S608
-                f"WHERE items.id IN ({', '.join('?' * room)}) "
-                "AND (items.expires IS NULL OR items.expires > ?)",
-                (*wanted, *[-1] * (room - len(wanted)), self.now),
-            ):
+            room = next(size for size in _BY_NUMBERS if size >= len(wanted))
+            padding = [-1] * (room - len(wanted))
+            for columns in self.db.execute(_BY_NUMBERS[room], (*wanted, *padding, self.now)):
                 # An item whose namespace is lost is damaged, not absent.
                 row = Row.from_columns(columns, self.blocks.path(self.db, self.moment, columns[1]))
                 found[row.id] = row

@@ -334,10 +334,8 @@ class FaissStore(BaseStore):
             self._indexer.start(dims)
         if not ready:
             return None
-        if not prefix:
-            self.blocks.drop(b"")  # It served while there was no index.
         conditions = op.filter
-        return self.index.search(
+        found = self.index.search(
             db,
             query,
             op.offset + op.limit,
@@ -347,6 +345,9 @@ class FaissStore(BaseStore):
                 fits=(lambda value: matches(json.loads(value), conditions)) if conditions else None,
             ),
         )
+        if found is not None and not prefix:
+            self.blocks.drop(b"")  # It served while there was no index.
+        return found
 
     def wait_for_index(self) -> None:
         """Wait until the index that is being made in the background, if any, is done."""

@@ -314,3 +314,21 @@ def test_many_removals_make_the_index_anew(large):
     assert store.index._codes is not None
     assert len(store.index._codes.items) == 1000
     assert int(indexed(store, ("u",), 2500)[0].key) == 2500
+
+
+def test_vectors_without_any_structure_are_compared_one_by_one(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.faiss_index._MOST_READ", 128)
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal((2000, 64)).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
+        store.exact_limit = 100
+        store.bulk(((("u",), f"{n}", {"n": str(n)}) for n in range(1900)), vectors=matrix[:1900])
+        store.search(("u",), query="1")
+        store.wait_for_index()
+        right = 0
+        for query in range(1900, 1990):
+            found = {item.key for item in store.search(("u",), query=str(query), limit=10)}
+            right += len(found & nearest_of(matrix, query, list(range(1900))))
+        assert right / 900 >= 0.98
+        assert store.index._unsure
