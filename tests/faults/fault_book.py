@@ -144,10 +144,12 @@ def search_faults(store: FaissStore, found: dict[str, int], chance: random.Rando
             hits = store.search((), query=query, limit=10)
             mine = {f"{'/'.join(h.namespace)}/{h.key}": h.score or 0.0 for h in hits}
             best = np.sort(scores)[::-1][: len(mine)]
+            # The index may miss one that is nearly as near; the exact way may not.
+            near = sum(score > best[-1] - 2e-3 for score in mine.values()) if mine else 0
             if len(mine) != min(10, len(names)):
                 wrong.append(f"{len(mine)} hits of {min(10, len(names))}")
-            elif not np.allclose(sorted(mine.values(), reverse=True), best, atol=2e-3):
-                wrong.append(f"a search (exact limit {limit}) differs from brute force")
+            elif near < len(mine) - (0 if limit else 2):
+                wrong.append(f"only {near} of 10 are the nearest (exact limit {limit})")
             elif any(abs(mine[n] - scores[names.index(n)]) > 2e-3 for n in mine if n in found):
                 wrong.append("a hit has another's score")
     return wrong

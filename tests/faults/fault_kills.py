@@ -205,7 +205,7 @@ def _bulk(folder: Path, tell: Tell, chance: random.Random) -> None:
     label = f"b{chance.randrange(10**6)}"
     with open_store(folder) as store:
         for number in range(6):
-            names = [f"{label}/{number}-{one}" for one in range(chance.choice((20, 150)))]
+            names = [f"{label}/{number}-{one}" for one in range(chance.choice((20, 90)))]
             tell({"begin": dict.fromkeys(names, 2)})
             store.write(
                 [
@@ -361,7 +361,7 @@ def _upgrade(folder: Path, tell: Tell, chance: random.Random) -> None:
 KILLS = (
     Killing("write one at a time", _write),
     Killing("write and delete pictures", _remember),
-    Killing("bulk load", _bulk, steps=600, life=3),
+    Killing("bulk load", _bulk, steps=500, life=2),
     Killing("make a store", _open, steps=60, life=1),
     Killing("erase and forget", _erase, prepare=_fill, steps=200, traces=True),
     Killing("save the index", _snapshot, prepare=_fill, steps=250),
