@@ -103,7 +103,12 @@ class ChatEncoder:
         Raises:
             EncodingError: The template does not show all of it, or nothing would be learned.
         """
-        batch = self.batch([dialogue], [pictures])
+        try:
+            batch = self.batch([dialogue], [pictures])
+        except EncodingError:
+            raise
+        except ValueError as error:  # the processor's own checks
+            raise EncodingError("wrong shape", f"the processor refuses it: {error}") from error
         ids = batch["input_ids"][0].tolist()
         labels = batch["labels"][0].tolist()
         places = ids.count(self.image_token_id) if self.image_token_id is not None else 0

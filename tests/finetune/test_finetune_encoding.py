@@ -152,6 +152,25 @@ def test_without_marks_answers_are_found_by_comparison(
     assert learned(bare, batch["labels"][1]) == "Hello you.<|im_end|>"
 
 
+def test_a_known_template_without_marks_is_replaced_by_one_with_them(tmp_path: Path) -> None:
+    from trl.chat_template_utils import llava_next_chat_template
+
+    path = strip_marks(tiny_models.build_llava(tmp_path / "model"), llava_next_chat_template)
+    own = encoder_of(load_reader(str(path)))
+    assert own.method == "trl"
+    row = own.encode(replace(TALK, turns=TALK.turns[1:]), [RED, BLUE])
+    assert learned(own, torch.tensor(row.labels)) == " I see a red apple.</s> A blue car.</s>"
+    assert not own.stops(row)  # </s> is not what ends this model's answers, and that is said
+
+
+def test_a_template_that_writes_another_placeholder_is_refused(tmp_path: Path) -> None:
+    from trl.chat_template_utils import gemma3_chat_template
+
+    path = strip_marks(tiny_models.build_llava(tmp_path / "model"), gemma3_chat_template)
+    with pytest.raises(EncodingError, match="the processor refuses it"):
+        encoder_of(load_reader(str(path))).encode(TALK, [RED, BLUE])
+
+
 def test_a_template_that_changes_earlier_turns_is_refused(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}{{ loop.length }}<|im_start|>{{ m['role'] }}\n"
