@@ -53,4 +53,5 @@ def test_the_limits_of_reuse_and_what_a_model_keeps(
     assert "conversations 0 MiB of 448 MiB, pictures 0 MiB of 64 MiB" in told
     missing = cli("doctor", "--memory", tmp_path / "m", "--model", tmp_path / "nowhere")
     assert missing.code == 1
-    assert "no model folder" in missing.out
+    assert "!! model " in missing.out
+    assert "nowhere" in missing.out

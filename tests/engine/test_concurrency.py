@@ -496,7 +496,7 @@ def test_a_program_ends_although_an_answer_is_half_read(tiny_text_model):
         [sys.executable, "-c", code, str(tiny_text_model)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
