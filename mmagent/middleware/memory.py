@@ -26,6 +26,7 @@ from mmagent.context.counting import counter_for
 from mmagent.context.recall_format import format_memories
 from mmagent.errors import UsageError
 from mmagent.messages import ImageShelf
+from mmagent.middleware.addressed import about_the_persona, asks_the_persona_alone
 from mmagent.middleware.insertion import insert_before_words, picture_blocks
 from mmagent.middleware.turns import (
     answered_turn,
@@ -245,6 +246,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self, request: ModelRequest[Any], question: _Question, hits: list[Any]
     ) -> tuple[ModelRequest[Any], Recall]:
         unseen = [hit for hit in hits if not _is_visible(hit, question)]
+        if not question.pictures and asks_the_persona_alone(question.words):
+            unseen = about_the_persona(unseen, self.persona_name)
         fresh = worth_showing(unseen, self.persona_name, self.k)
         now = self.clock()
         block, pictures = self._block(request.model, fresh, now, question.target)
