@@ -35,6 +35,7 @@ from pydantic import BaseModel, PrivateAttr
 from mmagent.answers import to_chunk, to_result
 from mmagent.chat_settings import ChatSettings, profile_from
 from mmagent.engine.base import Chunk, Engine
+from mmagent.engine.profiles import refuse_blind
 from mmagent.engine.registry import EngineSpec, engine_for
 from mmagent.errors import GenerationError
 from mmagent.messages import Conversation, ImageShelf, to_conversation
@@ -152,6 +153,8 @@ class ChatMMAgent(ChatSettings):
             self.sanitize_control_tokens,
             self.max_batch,
             self.max_queue,
+            self.quantization,
+            self.compile,
         )
         with self._lock:
             if spec not in self._engines:
@@ -309,9 +312,13 @@ class ChatMMAgent(ChatSettings):
     ) -> tuple[Engine, dict[str, Any]]:
         """The engine of a call, and what it is asked."""
         kwargs = dict(kwargs)
-        engine = self.load(kwargs.pop("model", None))
+        name = kwargs.pop("model", None)
         adapter = kwargs.pop("adapter", self.adapter)
         tools = tools_of(kwargs.pop("tools", None) or ())
+        conversation = self._conversation(messages, tools)
+        if conversation.images and self.engine is None and not self._loaded(name or self.model):
+            refuse_blind(name or self.model)  # before gigabytes are fetched in vain
+        engine = self.load(name)
         form = form_of(
             tools,
             kwargs.pop("tool_choice", None),
@@ -319,11 +326,14 @@ class ChatMMAgent(ChatSettings):
             kwargs.pop("response_format", None),
         )
         return engine, {
-            "conversation": self._conversation(messages, tools),
+            "conversation": conversation,
             "sampling": self._sampling(stop, kwargs),
             "adapter": None if adapter is None else str(adapter),
             "form": form,
         }
+
+    def _loaded(self, name: str) -> bool:
+        return any(spec.model == name for spec in self._engines)
 
     def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Conversation:
         return to_conversation(

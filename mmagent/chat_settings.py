@@ -60,7 +60,12 @@ class ChatSettings(BaseChatModel):
     """Report as many of the likeliest tokens at each place too; 20 at most."""
     streaming: bool = False
     device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, or "balanced" (spread over all GPUs)."""
     dtype: str = "auto"
+    quantization: str | None = None
+    """"int8" (torchao), "8bit" or "4bit" (bitsandbytes): pip install 'mmagent[quantization]'."""
+    compile: bool = False
+    """Compile the forward pass with torch.compile; the first answer waits for it."""
     context_length: int | None = None
     """A smaller window than the checkpoint's."""
     cache_bytes: int = 512 * 1024 * 1024
@@ -114,7 +119,15 @@ class ChatSettings(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that an answer depends on: the key of LangChain's answer cache."""
-        names = ("model", "adapter", *_SAMPLING, *_REPORTED, "dtype", "context_length")
+        names = (
+            "model",
+            "adapter",
+            *_SAMPLING,
+            *_REPORTED,
+            "dtype",
+            "quantization",
+            "context_length",
+        )
         found = {name: getattr(self, name) for name in names}
         found["stop_sequences"] = self.stop  # LangChain puts the call's own under "stop"
         found["sanitize_control_tokens"] = self.sanitize_control_tokens

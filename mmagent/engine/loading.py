@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmagent.engine.placement import place
 from mmagent.errors import MissingDependencyError, ModelNotFoundError, UsageError
 
 __all__ = ["Checkpoint", "attach_adapter", "load_checkpoint"]
@@ -49,13 +50,22 @@ class Checkpoint:
     looks_ahead: bool = False
 
 
-def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
+def load_checkpoint(
+    path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str | None = None,
+    compile: bool = False,
+) -> Checkpoint:
     """Load a folder, or a name on the model hub.
 
     Args:
         path: What `mmagent.models.resolve_model` returned.
-        device: A torch device, or "auto": a GPU where there is one.
+        device: A torch device, "auto" (a GPU where there is one), or "balanced".
         dtype: A torch dtype by name, or "auto": float32 on a CPU, else the checkpoint's.
+        quantization: One of `placement.QUANTIZATIONS`.
+        compile: Whether to compile the forward pass.
 
     Raises:
         ModelNotFoundError: Nothing there, or not a checkpoint.
@@ -75,7 +85,7 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     )
 
-    place = choose_device(device)
+    placement = place(device, dtype, quantization, compile)
     local = Path(path).is_dir()
     if not local and (Path(path).is_absolute() or path.startswith((".", "~")) or "\\" in path):
         raise ModelNotFoundError(
@@ -103,11 +113,15 @@ def load_checkpoint(path: str, *, device: str = "auto", dtype: str = "auto") -> 
         loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model = loader.from_pretrained(
             path,
-            dtype=choose_dtype(dtype, place),
             use_safetensors=True,
+            **placement.options,
             **common,
         )
-        model = model.to(torch.device(place)).eval()
+        if placement.device is not None:
+            model = model.to(torch.device(placement.device))
+        model.eval()
+        if placement.compiles:
+            model.forward = torch.compile(model.forward, dynamic=True)
     image_token_id = None
     if sees:
         image_token_id = getattr(model.config, "image_token_id", None)
@@ -225,37 +239,6 @@ def _fits(model: Any, folder: Path) -> bool:
             f"The adapter file {file} is damaged; write or download it again."
         ) from error
     return bool(found) or not names
-
-
-def choose_device(device: str) -> str:
-    """A torch device by name; "auto" prefers CUDA, then Apple's GPU, then the CPU."""
-    import torch
-
-    if device != "auto":
-        try:
-            torch.device(device)
-        except RuntimeError:
-            raise UsageError(
-                f"{device!r} is not a torch device; use auto, cpu, cuda, cuda:1 or mps."
-            ) from None
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError("There is no CUDA GPU that torch can use here; use device='cpu'.")
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def choose_dtype(dtype: str, device: str) -> Any:
-    """A torch dtype by name; "auto" is float32 on a CPU, which decodes fastest there."""
-    import torch
-
-    if dtype == "auto":
-        return torch.float32 if device == "cpu" else "auto"
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"{dtype!r} is not a dtype; use auto, float32, bfloat16 or float16.")
-    return found
 
 
 def _is_reusable(model: Any, text_config: Any) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 
 from langchain_core.language_models import ModelProfile
 
-__all__ = ["profile_of"]
+from mmagent.errors import MediaError
+
+__all__ = ["profile_of", "refuse_blind"]
 
 _BUNDLED_CONTEXT = 8192
 _ECHO_CONTEXT = 8192
@@ -35,6 +37,24 @@ def profile_of(
     window = context_length or _window(model, config)
     sees = model in ("tiny", "echo") or "vision_config" in config or not config
     return describe(sees=sees, window=window, max_tokens=max_tokens, hears=hears)
+
+
+def refuse_blind(model: str) -> None:
+    """Say that a model takes no pictures, before its weights are loaded or downloaded.
+
+    Raises:
+        MediaError: Its configuration says so. Where that cannot be had, nothing is said.
+    """
+    config = {} if model in ("tiny", "echo") else _config_of(model) or _fetched(model)
+    if not config:
+        return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if config.get("model_type") not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise MediaError(
+            f"The model {model} takes no images: {config.get('model_type')!r} models read text "
+            "alone; use a vision-language model, or send text alone."
+        )
 
 
 def describe(
@@ -92,6 +112,18 @@ def _window(model: str, config: dict[str, Any]) -> int | None:
     text = config.get("text_config", config)
     found = text.get("max_position_embeddings") if isinstance(text, dict) else None
     return int(found) if isinstance(found, int) else None
+
+
+def _fetched(model: str) -> dict[str, Any]:
+    """The configuration of a model of the hub: a page of text, fetched for itself."""
+    if "/" not in model or Path(model).expanduser().exists() or model.startswith((".", "/", "~")):
+        return {}
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return dict(json.loads(Path(hf_hub_download(model, "config.json")).read_text("utf-8")))
+    except Exception:  # Loading it says what is wrong, better than this could.
+        return {}
 
 
 def _config_of(model: str) -> dict[str, Any]:

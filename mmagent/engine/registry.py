@@ -23,6 +23,8 @@ class EngineSpec:
     sanitize_control_tokens: bool = True
     max_batch: int = 16
     max_queue: int = 256
+    quantization: str | None = None
+    compile: bool = False
 
 
 # Weak: weights go when the last chat model that uses them goes.
@@ -72,4 +74,6 @@ def _load(spec: EngineSpec) -> Engine:
         sanitize_control_tokens=spec.sanitize_control_tokens,
         max_batch=spec.max_batch,
         max_queue=spec.max_queue,
+        quantization=spec.quantization,
+        compile=spec.compile,
     )

@@ -47,6 +47,8 @@ class TransformersEngine:
         sanitize_control_tokens: bool = True,
         max_batch: int = 16,
         max_queue: int = 256,
+        quantization: str | None = None,
+        compile: bool = False,
     ) -> None:
         """Load a checkpoint.
 
@@ -62,9 +64,13 @@ class TransformersEngine:
             sanitize_control_tokens: Keep control tokens in messages from taking effect.
             max_batch: Most answers that are written at once.
             max_queue: Most requests that wait besides.
+            quantization: See `placement`.
+            compile: See `placement`.
         """
         self._name = name or path
-        self._checkpoint = load_checkpoint(path, device=device, dtype=dtype)
+        self._checkpoint = load_checkpoint(
+            path, device=device, dtype=dtype, quantization=quantization, compile=compile
+        )
         self.model = self._checkpoint.model
         self._default_adapter = adapter
         self._text_lock = threading.Lock()  # of the tokenizer, which is not safe by itself

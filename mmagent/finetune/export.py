@@ -67,7 +67,8 @@ def _base_of(weights: Path) -> str:
 def _merged(weights: Path, base: str, dtype: str) -> tuple[Any, Any]:
     import torch
 
-    from mmagent.engine.loading import attach_adapter, choose_dtype, load_checkpoint
+    from mmagent.engine.loading import attach_adapter, load_checkpoint
+    from mmagent.engine.placement import choose_dtype
     from mmagent.models import resolve_model
 
     is_adapter = (weights / "adapter_config.json").is_file()

@@ -66,7 +66,7 @@ def measure_before(
 
 
 def _device(settings: ChatSettings) -> str:
-    from mmagent.engine.loading import choose_device
+    from mmagent.engine.placement import choose_device
 
     return "cpu" if settings.device == "cpu" else choose_device("auto")
 

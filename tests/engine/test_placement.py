@@ -65,3 +65,29 @@ def test_a_missing_package_is_named_with_its_command(way, package, monkeypatch):
     monkeypatch.delitem(sys.modules, package, raising=False)
     with pytest.raises(MissingDependencyError, match=rf"{package}: pip install 'mmagent\[quant"):
         place(quantization=way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "8bit", "4bit"])
+def test_a_quantised_model_answers(quantization, tiny_llava):
+    pytest.importorskip("torchao" if quantization == "int8" else "bitsandbytes")
+    from mmagent import ChatMMAgent
+
+    model = ChatMMAgent(model=str(tiny_llava), quantization=quantization, max_tokens=4)
+    assert model.invoke("Hello").usage_metadata["output_tokens"] >= 1
+
+
+def test_a_model_without_eyes_says_so_before_its_weights_are_read(
+    tiny_text_model, picture, tmp_path, monkeypatch
+):
+    import base64
+
+    from mmagent import ChatMMAgent
+    from mmagent.errors import MediaError
+
+    # A configuration and nothing else: loading it would fail otherwise.
+    (tmp_path / "config.json").write_bytes((tiny_text_model / "config.json").read_bytes())
+    data = base64.b64encode(picture()).decode()
+    block = {"type": "image", "base64": data, "mime_type": "image/png"}
+    with pytest.raises(MediaError, match="takes no images: 'llama' models read text alone"):
+        ChatMMAgent(model=str(tmp_path)).invoke([("user", [block])])
