@@ -70,6 +70,7 @@ def test_a_missing_package_is_named_with_its_command(way, package, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "8bit", "4bit"])
 def test_a_quantised_model_answers(quantization, tiny_llava):
+    # Of an extra of its own: both packages are large, and slow to import.
     pytest.importorskip("torchao" if quantization == "int8" else "bitsandbytes")
     from mmagent import ChatMMAgent
 
