@@ -52,7 +52,9 @@ _ZH = r"[张幅](?:图[片像]?|照片|相片|截图)?"
 _ABOUT_PICTURES = re.compile(rf"\b{_NOUN}|图|照片|相片|[这那]张|张", re.I)
 _REQUEST = re.compile(
     r"[?？]|^\W*(?:please |and |now |then )*(?:what|which|who|where|how|is|are|was|were|do|does|"
-    r"did|can|could|describe|compare|show|look|tell|explain|read|count|zoom|see|the |my |that )|"
+    r"did|can|could|describe|compare|show|look|tell|explain|read|count|zoom|see|"
+    # Or no sentence at all: "the ninth picture, please".
+    r"(?:the|my|that) (?!.*\b(?:is|are|was|were|has|had|came|looks?|shows?)\b)[^.!]{1,60}$)|"
     r"请|描述|比较|看看|吗|呢|什么|第|那张",
     re.I,
 )

@@ -111,6 +111,7 @@ def test_there_are_not_so_many() -> None:
 
 def test_who_tells_of_a_picture_is_not_asked() -> None:
     assert resolve("I sold picture 12 last year.", LEDGER) == ()
+    assert resolve("My picture 12 is nice. The dog picture was fun.", LEDGER) == ()
     assert resolve("This is the ninth picture of the day. Nice?", LEDGER, shown_now=[4]) == ()
 
 
