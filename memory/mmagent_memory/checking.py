@@ -42,7 +42,7 @@ from mmagent_memory.problems import (
 )
 from mmagent_memory.replacing import alone, finish, put_in_place
 from mmagent_memory.salvage import UNREADABLE, Found, Item, Progress, find_whole
-from mmagent_memory.schema import VERSION, create_or_check
+from mmagent_memory.schema import LIKELY_VERSION, VERSION, create_or_check
 
 __all__ = ["Report", "repair", "verify"]
 
@@ -282,6 +282,8 @@ def _readable(file: Path) -> Iterator[sqlite3.Connection | None]:
         if not tables and not any((file.parent / name).exists() for name in (MARKER, HIGH_WATER)):
             yield None
             return
+        if version > LIKELY_VERSION:
+            raise CorruptStoreError(f"The header of {file} is damaged; run `repair`.")
         if version > VERSION:
             raise NewerStoreError(
                 f"{file} was written by a newer version of mmagent (format {version}); upgrade "

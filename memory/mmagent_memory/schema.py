@@ -36,6 +36,8 @@ from mmagent_memory.words import TOKENIZER
 __all__ = ["APPLICATION_ID", "PAGE_SIZE", "VERSION", "create_or_check"]
 
 VERSION = 2
+LIKELY_VERSION = 100
+"""Above this it is no newer version but a flipped bit."""
 APPLICATION_ID = 0x6D6D656D  # "mmem"
 PAGE_SIZE = 2048
 """Bytes of a page: an item with 384 numbers fits one, and a commit writes about five of them."""
@@ -131,6 +133,11 @@ def create_or_check(db: sqlite3.Connection, where: str, *, may_create: bool) -> 
         raise CorruptStoreError(
             f"{where} is a database of another program, or damaged; choose another folder, or "
             "put back a copy from a backup."
+        )
+    if version > LIKELY_VERSION:
+        raise CorruptStoreError(
+            f"The header of {where} is damaged; `python -m mmagent_memory repair FOLDER` saves "
+            "what is whole."
         )
     if version > VERSION:
         raise NewerStoreError(
