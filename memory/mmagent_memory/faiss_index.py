@@ -180,6 +180,8 @@ class FaissIndex:
                 widened = True
             self._first_read = max(_FIRST_READ, width if widened else self._first_read * 15 // 16)
             self._first_read = min(self._first_read, _MOST_READ)
+            if len(found) < limit:
+                return None  # Its scan may leave out a few when nearly all are asked for.
             best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
             return dict(best[:limit])
 
