@@ -227,22 +227,22 @@ def _span(row: Row) -> tuple[int, int]:
 def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
     """What stage B draws from; the shares are of dialogues."""
     parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
-        "tool": (0.20, tool_dialogue),
-        "form": (0.14, form_dialogue),
-        "single": (0.14, lambda rng: picture_dialogue(rng, gallery, "single")),
-        "pair": (0.06, lambda rng: picture_dialogue(rng, gallery, "pair")),
-        "count": (0.03, lambda rng: picture_dialogue(rng, gallery, "count")),
+        "tool": (0.14, tool_dialogue),
+        "form": (0.08, form_dialogue),
+        "single": (0.32, lambda rng: picture_dialogue(rng, gallery, "single")),
+        "pair": (0.08, lambda rng: picture_dialogue(rng, gallery, "pair")),
+        "count": (0.05, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.03, lambda rng: absent_dialogue(rng, gallery)),
-        "album": (0.03, lambda rng: album_dialogue(rng, gallery)),
-        "memory": (0.09, memory_dialogue),
-        "told": (0.02, told_dialogue),
-        "user": (0.09, user_dialogue),
+        "absent": (0.006, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.04, lambda rng: album_dialogue(rng, gallery)),
+        "memory": (0.07, memory_dialogue),
+        "told": (0.01, told_dialogue),
+        "user": (0.05, user_dialogue),
         "order": (0.01, order_dialogue),
-        "persona": (0.03, persona_dialogue),
+        "persona": (0.02, persona_dialogue),
         "talk": (0.02, small_talk),
-        "text": (0.09, lambda rng: rng.choice(texts)),
+        "text": (0.07, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.06, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.02, lambda rng: doubt_dialogue(rng, gallery))
     return Mixture(parts)

@@ -63,7 +63,7 @@ class _Guided(LogitsProcessor):
 
 
 def answers(
-    model: Any, processor: Any, questions: Sequence[Question], *, batch_size: int = 8
+    model: Any, processor: Any, questions: Sequence[Question], *, batch_size: int = 16
 ) -> list[str]:
     """The answer to every question, in the order of the questions."""
     import torch
