@@ -59,7 +59,7 @@ def subjects(names: Sequence[str] = ()) -> Iterator[list[Subject]]:
     """Give the stores that can be opened here; a server is started for those that need one."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        makers = {
+        makers: dict[str, Callable[[], list[Subject]]] = {
             "FaissStore": lambda: [_folder(folder)],
             "PostgresMemoryStore": lambda: [_postgres(stack)],
             "InMemoryStore": lambda: [_in_memory()],

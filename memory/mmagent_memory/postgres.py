@@ -32,6 +32,7 @@ from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
 from mmagent_memory.filters import check_filter
 from mmagent_memory.rows import FullText, Put, Row
 from mmagent_memory.text import prepare
+from mmagent_memory.vectorizer import _words_in
 
 try:
     import psycopg
@@ -362,16 +363,6 @@ def _texts_of(put: Put) -> FullText:
     if put.value is None or put.index is False:
         return FullText()
     return FullText(body=prepare("\n".join(_words_in(put.value))))
-
-
-def _words_in(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [word for inner in value.values() for word in _words_in(inner)]
-    if isinstance(value, list | tuple):
-        return [word for inner in value for word in _words_in(inner)]
-    return []
 
 
 def _quoted(name: str) -> str:

