@@ -36,7 +36,7 @@ def temporary_postgres(*, fast: bool = True) -> Iterator[str]:
             ) from error
         # Short, since a socket's path may not be long; and the server runs as another user
         # where it is started by root.
-        folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # noqa: S108
+        folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
         folder.chmod(0o755)
         server = get_server(folder / "d", cleanup_mode="stop")
     try:
