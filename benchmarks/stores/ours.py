@@ -13,8 +13,6 @@ from stores.data import Data
 
 __all__ = ["Ours"]
 
-_BATCH = 10_000
-
 
 class Ours:
     """A folder with SQLite as the truth and vectors indexed in memory."""
@@ -27,8 +25,11 @@ class Ours:
         self._store = FaissStore(folder, Embeddings(data), fields=["text"])  # type: ignore[arg-type]
 
     def load(self, numbers: Sequence[int]) -> None:
-        for start in range(0, len(numbers), _BATCH):
-            self._store.batch([self._put(number) for number in numbers[start : start + _BATCH]])
+        data = self._data
+        items = [
+            ((data.user(number),), str(number), {"text": data.text(number)}) for number in numbers
+        ]
+        self._store.bulk(items, vectors=data.vectors[numbers[0] : numbers[-1] + 1])
 
     def add(self, number: int) -> None:
         self._store.batch([self._put(number)])
