@@ -303,10 +303,14 @@ def _name(item: Item) -> tuple[tuple[str, ...], str]:
     return (tuple(item.namespace), item.key)
 
 
-if __name__ == "__main__":
-    import sys
-
+def _main() -> int:
     # As a module of its own name: what runs as __main__ is another copy of it.
     from mmagent_memory.conformance_report import main
 
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(_main())

@@ -1,8 +1,8 @@
 """An optional reranker: any function, sentence-transformers' CrossEncoder, or LangChain's kind.
 
 It sees the best few of what recall found and gives each a score. Who reads both question and text
-knows better, so that its scores are spread three times as far as those of the ranking before it. Off
-unless one is given.
+knows better, so that its scores are spread three times as far as those of the ranking before it.
+Off unless one is given.
 """
 
 from __future__ import annotations

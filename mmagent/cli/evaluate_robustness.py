@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from mmagent.cli.screen import note, print_json
-from mmagent.errors import UsageError
 
 __all__ = ["robustness"]
 
@@ -36,6 +35,7 @@ def robustness(
 
     mmagent eval robustness vqa --data rows.jsonl --out robustness
     """
+    from mmagent.errors import UsageError
     from mmagent.finetune.extras import require_training
 
     require_training("matplotlib", "sklearn")

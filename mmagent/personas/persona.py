@@ -100,6 +100,12 @@ class Persona(BaseModel):
             raise ValueError("the name is empty; give the persona a name")
         return name
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal; where a persona was read from does not count."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # its fields can be changed
+
     # Reading
 
     @classmethod

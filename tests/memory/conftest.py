@@ -30,9 +30,7 @@ def postgres(postgres_url: str) -> Iterator[Callable[..., Any]]:
 
     def opened(embeddings: Any = None, **options: Any) -> Any:
         given = HashEmbedder() if embeddings is None else embeddings
-        made.append(
-            PostgresMemoryStore(postgres_url, given, **{"schema": schema, **options})
-        )
+        made.append(PostgresMemoryStore(postgres_url, given, **{"schema": schema, **options}))
         return made[-1]
 
     yield opened

@@ -48,7 +48,9 @@ def filled(store, user: str = "sam") -> LongTermMemory:
     for number, (text, speaker) in enumerate(TURNS):
         at = datetime(2024, 5, 1 + number, tzinfo=UTC)
         memory.remember(text, speaker=speaker, at=at, thread="t", id=f"m{number}")
-    memory.remember("My bicycle", images=[png("red")], id="bike", captions=["a red bicycle"])
+    shown = datetime(2024, 5, 15, tzinfo=UTC)
+    pictures = {"images": [png("red")], "captions": ["a red bicycle"]}
+    memory.remember("My bicycle", **pictures, id="bike", at=shown)
     return memory
 
 

@@ -53,7 +53,7 @@ def test_calls_that_cannot_work_say_so(store, tmp_path):
     documents = store.as_vectorstore()
     with pytest.raises(MemoryUsageError, match="which documents"):
         documents.delete()
-    with pytest.raises(MemoryUsageError, match="2 texts .* 1 ids"):
+    with pytest.raises(MemoryUsageError, match=r"2 texts .* 1 ids"):
         documents.add_texts(["a", "b"], ids=["1"])
     with pytest.raises(MemoryUsageError, match="path="):
         StoreVectorStore.from_texts(["a"], HashEmbedder())
