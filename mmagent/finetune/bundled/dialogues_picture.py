@@ -175,8 +175,9 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
     values = {"n": concept.name, "b": other.phrase, "on": side, "of": of, "Of": of.capitalize()}
     for kind in rng.sample(("next", "where", "where", "beside", "number"), 2):
         question, answer = rng.choice(book[kind][split])
-        accept = (side,) if kind == "where" else ("two",) if kind == "number" else None
-        accept = accepted(other.name) if accept is None else accept
+        accept: tuple[str, ...] = accepted(other.name)
+        if kind in ("where", "number"):
+            accept = (side if kind == "where" else "two",)
         asked.append((kind, question.format(**values), answer.format(**values), accept))
     for name, colour in zip(shown.names, shown.colours, strict=True):
         if colour is not None and not _plural(concept_named(name)):

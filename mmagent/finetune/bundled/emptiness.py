@@ -5,6 +5,8 @@ They teach the model to say that it cannot tell. Some kinds are kept for measuri
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -72,8 +74,9 @@ def _smear(rng: np.random.Generator, side: int) -> _Pixels:
 def _ramp(rng: np.random.Generator, side: int) -> _Pixels:
     first, last = _colour(rng), _colour(rng)
     share = np.linspace(0, 1, side, dtype=np.float32)
-    plane = share[None, :] if rng.random() < 0.5 else (share[:, None] + share[None, :]) / 2
-    return first + (last - first) * np.broadcast_to(plane, (side, side))[:, :, None]
+    plane: Any = share[None, :] if rng.random() < 0.5 else (share[:, None] + share[None, :]) / 2
+    ramp: _Pixels = first + (last - first) * np.broadcast_to(plane, (side, side))[:, :, None]
+    return ramp
 
 
 def _lines(rng: np.random.Generator, side: int) -> _Pixels:
@@ -112,14 +115,16 @@ def _spectrum(rng: np.random.Generator, side: int, power: float) -> _Pixels:
     far[0, 0] = 1.0
     waves = np.fft.fft2(rng.normal(size=(side, side))) / far**power
     plane = np.fft.ifft2(waves).real
-    return ((plane - plane.mean()) / (plane.std() + 1e-9)).astype(np.float32)
+    scaled: _Pixels = ((plane - plane.mean()) / (plane.std() + 1e-9)).astype(np.float32)
+    return scaled
 
 
 def _fractal(rng: np.random.Generator, side: int) -> _Pixels:
     power = rng.uniform(0.8, 1.8)
     light = _spectrum(rng, side, power)[:, :, None] * rng.uniform(30, 60)
     tint = np.stack([_spectrum(rng, side, power) for _ in range(3)], -1) * rng.uniform(0, 30)
-    return _colour(rng) * 0.5 + 64 + light + tint
+    picture: _Pixels = _colour(rng) * 0.5 + 64 + light + tint
+    return picture
 
 
 def _grain(rng: np.random.Generator, side: int) -> _Pixels:
