@@ -51,7 +51,7 @@ class _Guided(LogitsProcessor):
                 if token in self.ends or guide.finished:
                     self.guides[row] = None
                     continue
-                guide.settle(token, 1 << 20)
+                guide.settle(token, 1 << 20)  # what it would hurry to cannot be put in here
             if guide.finished:
                 only = scores.new_full((scores.shape[-1],), float("-inf"))
                 only[list(self.ends)] = 0.0
@@ -98,7 +98,7 @@ def answers(
         held = []
         if forms[chosen[0]] is not None:
             guides = [
-                maker.guide(form, ToolFormat(), 1 << 20) if (form := forms[i]) else None
+                maker.guide(form, ToolFormat(), _ROOM) if (form := forms[i]) else None
                 for i in chosen
             ]
             held.append(_Guided(guides, start, frozenset({end})))
