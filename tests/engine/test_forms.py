@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -228,7 +229,8 @@ def fits(value, schema) -> bool:
 
 
 @settings(
-    max_examples=25,
+    # MMAGENT_SCHEMAS=1000 takes some minutes.
+    max_examples=int(os.environ.get("MMAGENT_SCHEMAS", "25")),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
