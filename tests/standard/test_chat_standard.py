@@ -1,13 +1,35 @@
-"""LangChain's own suite for chat models, on a real (small, random) vision-language model."""
+"""LangChain's own suites for chat models, on a real (small, random) vision-language model."""
 
 from __future__ import annotations
 
-import httpx
+import http.server
+import io
+import threading
+import wave
+
+import numpy as np
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from mmagent import ChatMMAgent
+from mmagent.media import MediaPolicy
+
+MEDIA = {
+    "https://raw.githubusercontent.com/langchain-ai/docs/"
+    "4d11d08b6b0e210bd456943f7a22febbd168b543/src/images/agentic-rag-output.png": "/picture.png",
+    "https://www.w3.org/WAI/ER/tests/xhtml/testfiles/resources/pdf/dummy.pdf": "/dummy.pdf",
+    "https://upload.wikimedia.org/wikipedia/commons/6/6a/Northern_Flicker_202280456.wav": "/b.wav",
+}
+"""What the suite fetches, and where the local server has its like."""
+THAT_FETCH = (
+    "test_image_inputs",
+    "test_image_tool_message",
+    "test_pdf_inputs",
+    "test_pdf_tool_message",
+    "test_audio_inputs",
+    "test_anthropic_inputs",
+)
 
 
 class TestChatMMAgentUnit(ChatModelUnitTests):
@@ -34,21 +56,97 @@ class TestChatMMAgentUnit(ChatModelUnitTests):
         return True
 
     @property
+    def supports_image_urls(self):
+        return True
+
+    @property
     def supports_image_tool_message(self):
         return True
+
+    @property
+    def supports_pdf_inputs(self):
+        return True
+
+    @property
+    def supports_pdf_tool_message(self):
+        return True
+
+    @property
+    def supports_video_inputs(self):
+        return True
+
+
+def a_pdf() -> bytes:
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.new("RGB", (200, 280), "white").save(target, "PDF")
+    return target.getvalue()
+
+
+def a_sound() -> bytes:
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        noise = np.random.default_rng(0).integers(-3_000, 3_000, 16_000)
+        file.writeframes(noise.astype("<i2").tobytes())
+    return target.getvalue()
+
+
+@pytest.fixture(scope="module")
+def media_server(picture):
+    """A server on this machine; its address."""
+    served = {
+        "/picture.png": ("image/png", picture("green", size=(320, 200))),
+        "/dummy.pdf": ("application/pdf", a_pdf()),
+        "/b.wav": ("audio/wav", a_sound()),
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            kind, data = served[self.path]
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 class TestChatMMAgentIntegration(ChatModelIntegrationTests):
     """What does not depend on what a model knows; the values of calls would (test_structured)."""
 
     @pytest.fixture(autouse=True)
-    def _folder(self, tiny_llava, picture, monkeypatch):
-        type(self).folder = str(tiny_llava)
-        # The suite fetches its picture itself before it shows it to the model.
-        answer = httpx.Response(200, content=picture("green", size=(320, 200)))
-        monkeypatch.setattr(httpx, "get", lambda url, **options: answer)
+    def _ready(self, tiny_llava, media_server, moonshine, monkeypatch):
+        monkeypatch.setattr(type(self), "folder", str(tiny_llava))
+        monkeypatch.setattr(type(self), "host", media_server)
+        monkeypatch.setattr(type(self), "listener", str(moonshine))
+        monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "mmagent's tests")
+        # The suite's tests as they are, but for the addresses: nothing leaves this machine.
+        for name in THAT_FETCH:
+            test = getattr(ChatModelIntegrationTests, name)
+            constants = tuple(
+                f"http://{media_server}{MEDIA[value]}"
+                if isinstance(value, str) and value in MEDIA
+                else value
+                for value in test.__code__.co_consts
+            )
+            assert constants != test.__code__.co_consts
+            monkeypatch.setattr(test, "__code__", test.__code__.replace(co_consts=constants))
 
-    folder = "tiny"
+    folder = host = listener = ""
 
     @property
     def chat_model_class(self):
@@ -56,7 +154,13 @@ class TestChatMMAgentIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self):
-        return {"model": self.folder, "max_tokens": 60, "temperature": 0}
+        return {
+            "model": self.folder,
+            "max_tokens": 60,
+            "temperature": 0,
+            "media_policy": MediaPolicy(allowed_hosts=(self.host,)),
+            "transcriber": self.listener,
+        }
 
     @property
     def has_tool_calling(self):
@@ -75,7 +179,27 @@ class TestChatMMAgentIntegration(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_image_urls(self):
+        return True
+
+    @property
     def supports_image_tool_message(self):
+        return True
+
+    @property
+    def supports_pdf_inputs(self):
+        return True
+
+    @property
+    def supports_pdf_tool_message(self):
+        return True
+
+    @property
+    def supports_audio_inputs(self):
+        return True
+
+    @property
+    def supports_video_inputs(self):
         return True
 
     @property
@@ -89,3 +213,7 @@ class TestChatMMAgentIntegration(ChatModelIntegrationTests):
     @property
     def model_override_value(self):
         return "echo"
+
+    @property
+    def supported_usage_metadata_details(self):
+        return {"invoke": [], "stream": []}
