@@ -88,7 +88,8 @@ def measure(store: str, size: int, args: argparse.Namespace) -> dict[str, Any]:
             break
     if store == "mmagent" and shutil.which("strace") and "failed" not in result:
         result["writes"] = writes(folder, size, args)
-    shutil.rmtree(folder, ignore_errors=True)
+    for made in (folder, folder.with_name(f"{folder.name}-bare")):
+        shutil.rmtree(made, ignore_errors=True)
     return result
 
 
@@ -168,6 +169,8 @@ def ours(found: dict[str, Any], size: int) -> str:
     parts = [f"{size:,} items:"]
     if "group_ms_an_item" in found:
         parts.append(f"eight threads adding together {found['group_ms_an_item']:.2f} ms an item;")
+    if "add_to_commit" in found:
+        parts.append(f"an add and a bare commit in turns {found['add_to_commit']:.2f}×;")
     if "writes" in found:
         parts.append(
             f"{found['writes']['syncs_an_add']:.2f} fdatasync and "

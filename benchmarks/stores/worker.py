@@ -59,7 +59,7 @@ def resident() -> float:
     return 0.0
 
 
-def fill(store: Any, data: Data, seconds: float) -> dict[str, Any]:
+def fill(store: Any, data: Data, folder: Path, seconds: float) -> dict[str, Any]:
     """Load, add, update, delete; in the end there is what was loaded."""
     result: dict[str, Any] = {}
     numbers, loaded, start = range(data.size), 0, time.perf_counter()
@@ -90,7 +90,31 @@ def fill(store: Any, data: Data, seconds: float) -> dict[str, Any]:
         store.delete(number)
     if type(store).__name__ == "Ours":
         result["group_ms_an_item"] = together(store, data)
+        result["add_to_commit"] = in_turns(store, data, folder)
     return result
+
+
+def in_turns(store: Any, data: Data, folder: Path) -> float:
+    """Return the ratio of an add to a bare commit of the same row, measured in turns.
+
+    A disk that others use is slow for both then; medians of a hundred each.
+    """
+    from stores.plain import Pair
+
+    bare = Pair(folder.with_name(f"{folder.name}-bare"), data)
+    numbers = range(data.size + 1_500, data.size + 1_600)
+    adds, commits = [], []
+    for number in numbers:
+        start = time.perf_counter()
+        bare.commit_only(number)
+        commits.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        store.add(number)
+        adds.append(time.perf_counter() - start)
+    for number in numbers:
+        store.delete(number)
+    bare.close()
+    return statistics.median(adds) / statistics.median(commits)
 
 
 def together(store: Any, data: Data) -> float:
@@ -193,7 +217,7 @@ def main() -> None:
         store.close()
         return
     if args.part in ("fill", "all"):
-        result |= fill(store, data, args.seconds)
+        result |= fill(store, data, args.folder, args.seconds)
     if args.part in ("ask", "all") and "stopped_at" not in result:
         if args.part == "ask":
             store.search(0, f"user{data.askers[0]}")
