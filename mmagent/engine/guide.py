@@ -87,6 +87,11 @@ def _closed(schema: dict[str, Any], *, inside_all_of: bool = False) -> dict[str,
     return made
 
 
+_FURTHEST = 2_000
+"""Tokens within which an end is looked for before the first one; a form without an end that is
+near would hold up the answer for as long as the window is wide."""
+
+
 class GuideMaker:
     """Compiles grammars for one tokenizer; safe to share between threads."""
 
@@ -179,7 +184,7 @@ class Guide:
     def __init__(self, matcher: Any, maker: GuideMaker, room: int) -> None:
         self._matcher = matcher
         self._maker = maker
-        shortest = self._shortest(matcher, room)
+        shortest = self._shortest(matcher, min(room, _FURTHEST))
         # Where to begin to look at how far the end is; looking costs a little at every token,
         # and is in vain if there was not room enough from the start.
         self._watch = 0 if shortest is None else 2 * shortest + 48
