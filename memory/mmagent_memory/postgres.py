@@ -46,7 +46,7 @@ except ImportError as error:  # pragma: no cover - seen in an environment withou
 
 from mmagent_memory.postgres_errors import translated
 from mmagent_memory.postgres_reader import PostgresReader
-from mmagent_memory.postgres_schema import ensure_schema
+from mmagent_memory.postgres_schema import ensure_schema, make_schema
 from mmagent_memory.postgres_vectors import PostgresVectorizer
 from mmagent_memory.postgres_writer import PostgresPut, PostgresWriter
 
@@ -283,7 +283,7 @@ class PostgresMemoryStore(PostgresStore):
             name = _quoted(self.schema)
             there = db.execute("SELECT to_regnamespace(%s) AS s", (name,)).fetchone()["s"]
             if there is None:
-                db.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
+                make_schema(db, name)
         return ensure_schema(
             db, self.where, own=self._make_own_tables, identity=self.vectorizer.identity
         )

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mmagent_memory.errors import NewerStoreError, StoreBusyError
 
-__all__ = ["ensure_schema", "meta"]
+__all__ = ["ensure_schema", "make_schema", "meta"]
 
 VERSION = 1
 _LOCK = 0x6D6D656D
@@ -127,6 +128,15 @@ def ensure_schema(
     finally:
         db.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
     return meta(db)
+
+
+def make_schema(db: Any, name: str) -> None:
+    """Make a schema, by its quoted name; another process may be making it at this moment."""
+    from psycopg.errors import DuplicateSchema, UniqueViolation
+
+    # IF NOT EXISTS looks before it makes: of two at once one fails on the catalogue's own index.
+    with suppress(DuplicateSchema, UniqueViolation):
+        db.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
 
 
 def _lock(db: Any, where: str) -> None:
