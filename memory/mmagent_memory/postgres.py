@@ -7,32 +7,24 @@ docs/conformance.md). `LongTermMemory` works on it as on a folder.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from langgraph.store.base import (
     GetOp,
-    Item,
     ListNamespacesOp,
-    Op,
-    PutOp,
     Result,
-    SearchItem,
     SearchOp,
     TTLConfig,
-    validate_op_namespace,
 )
 
 from mmagent_memory.embedding import Matrix, TextEmbedder
-from mmagent_memory.errors import MemoryStoreError, MemoryUsageError
-from mmagent_memory.filters import check_filter
-from mmagent_memory.rows import FullText, Put, Row
-from mmagent_memory.text import prepare
-from mmagent_memory.vectorizer import _words_in
+from mmagent_memory.errors import MemoryStoreError
+from mmagent_memory.rows import Put, Row
+from mmagent_memory.surface import ReadOp, StoreSurface, item_of, search_item_of
+from mmagent_memory.vectorizer import words_of
 
 try:
     import psycopg
@@ -52,8 +44,6 @@ from mmagent_memory.postgres_writer import PostgresPut, PostgresWriter
 
 if TYPE_CHECKING:
     from mmagent_memory.postgres_backend import PostgresBackend
-    from mmagent_memory.retriever import StoreRetriever
-    from mmagent_memory.vectorstore import StoreVectorStore
 
 __all__ = ["PostgresMemoryStore"]
 
@@ -61,7 +51,7 @@ _TABLES = ("store", "store_images", "store_item_images")
 _CONNECT_S = 15.0
 
 
-class PostgresMemoryStore(PostgresStore):
+class PostgresMemoryStore(StoreSurface, PostgresStore):
     """A LangGraph store that keeps items, their vectors and pictures in a PostgreSQL database.
 
     Args:
@@ -127,38 +117,11 @@ class PostgresMemoryStore(PostgresStore):
             pool.close()
             raise
 
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Carry out operations: the reads first, all at one moment, then the writes, all or none.
-
-        Of several puts to one key the last counts.
-        """
-        every = list(ops)
-        results: list[Result] = [None] * len(every)
-        puts: dict[tuple[tuple[str, ...], str], Put] = {}
-        reads: list[tuple[int, Any]] = []
-        for place, op in enumerate(every):
-            validate_op_namespace(op)
-            if isinstance(op, PutOp):
-                puts[op.namespace, op.key] = Put(op.namespace, op.key, op.value, op.index, op.ttl)
-            elif isinstance(op, GetOp | SearchOp | ListNamespacesOp):
-                reads.append((place, op))
-            else:
-                raise MemoryUsageError(f"There is no operation of type {type(op).__name__}.")
-        if reads:
-            self._read(reads, results)
-        if puts:
-            self.write(list(puts.values()))
-        return results
-
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Carry out operations without stopping the event loop."""
-        return await asyncio.to_thread(self.batch, list(ops))
-
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; the server has them when this returns."""
         vectors = self.vectorizer.vectors_of(puts)
         prepared = [
-            PostgresPut(put, mine, _texts_of(put)) for put, mine in zip(puts, vectors, strict=True)
+            PostgresPut(put, mine, words_of(put)) for put, mine in zip(puts, vectors, strict=True)
         ]
         with self.writing() as db:
             writer = self.writer(db)
@@ -222,18 +185,6 @@ class PostgresMemoryStore(PostgresStore):
 
         return PostgresBackend(self)
 
-    def as_vectorstore(self, namespace: Sequence[str] = ("documents",)) -> StoreVectorStore:
-        """Return a namespace as a LangChain vector store."""
-        from mmagent_memory.vectorstore import StoreVectorStore
-
-        return StoreVectorStore(self, namespace)
-
-    def as_retriever(self, namespace: Sequence[str] = ("documents",), k: int = 4) -> StoreRetriever:
-        """Return what is below a namespace as a LangChain retriever."""
-        from mmagent_memory.retriever import StoreRetriever
-
-        return StoreRetriever(store=self, namespace=tuple(namespace), k=k)
-
     def setup(self) -> None:
         """Nothing to do: the tables are there once the store is open."""
 
@@ -243,17 +194,6 @@ class PostgresMemoryStore(PostgresStore):
             self._closed = True
             self.stop_ttl_sweeper()
             self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"PostgresMemoryStore({self.where!r})"
@@ -314,28 +254,23 @@ class PostgresMemoryStore(PostgresStore):
                 f"no longer with {self.vectorizer.fingerprint}; open it again with that embedder."
             )
 
-    def _read(self, reads: Sequence[tuple[int, Any]], results: list[Result]) -> None:
-        queries: dict[str, Matrix] = {}
-        for _, op in reads:
-            if isinstance(op, SearchOp):
-                check_filter(op.filter)
-                if op.query and self.vectorizer.enabled and op.query not in queries:
-                    queries[op.query] = self.vectorizer.query(op.query)
+    def _read(self, reads: Sequence[tuple[int, ReadOp]], results: list[Result]) -> None:
+        queries = self._questions_of(reads)
         touched: list[int] = []
         with self.reading() as reader:
             gets = [(place, op) for place, op in reads if isinstance(op, GetOp)]
             if gets:
-                found = reader.get([op for _, op in gets])
-                for (place, op), row in zip(gets, found, strict=True):
-                    results[place] = _item(row) if row else None
-                    if row and row.has_ttl and op.refresh_ttl:
+                found = reader.get([get for _, get in gets])
+                for (place, get), row in zip(gets, found, strict=True):
+                    results[place] = item_of(row) if row else None
+                    if row and row.has_ttl and get.refresh_ttl:
                         touched.append(row.id)
             for place, op in reads:
                 if isinstance(op, ListNamespacesOp):
                     results[place] = reader.namespaces(op)
                 elif isinstance(op, SearchOp):
                     rows = self._search(reader, op, queries)
-                    results[place] = [_search_item(row, score) for row, score in rows]
+                    results[place] = [search_item_of(row, score) for row, score in rows]
                     if op.refresh_ttl:
                         touched += [row.id for row, _ in rows if row.has_ttl]
         if touched:
@@ -356,15 +291,6 @@ class PostgresMemoryStore(PostgresStore):
         return reader.search(op, queries[op.query] if op.query else None)
 
 
-def _texts_of(put: Put) -> FullText:
-    """Return the words by which a put is found in full text."""
-    if put.texts is not None:
-        return put.texts
-    if put.value is None or put.index is False:
-        return FullText()
-    return FullText(body=prepare("\n".join(_words_in(put.value))))
-
-
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -375,24 +301,3 @@ def _without_password(url: str) -> str:
         return "the PostgreSQL database"
     parts = urlsplit(url)
     return f"postgresql://{parts.hostname or 'localhost'}{parts.path}"
-
-
-def _item(row: Row) -> Item:
-    return Item(
-        value=row.value,
-        key=row.key,
-        namespace=row.namespace,
-        created_at=row.created,
-        updated_at=row.updated,
-    )
-
-
-def _search_item(row: Row, score: float | None) -> SearchItem:
-    return SearchItem(
-        namespace=row.namespace,
-        key=row.key,
-        value=row.value,
-        created_at=row.created,
-        updated_at=row.updated,
-        score=score,
-    )

@@ -6,24 +6,18 @@ and, across more than one user's memories, in a FAISS index that is one too (`fa
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph.store.base import (
-    BaseStore,
     GetOp,
-    Item,
     ListNamespacesOp,
-    Op,
     PutOp,
     Result,
-    SearchItem,
     SearchOp,
     TTLConfig,
     validate_op_namespace,
@@ -34,21 +28,21 @@ from mmagent_memory.committing import Committer
 from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
 from mmagent_memory.erasing import INDEX_FOLDER, pay
-from mmagent_memory.errors import MemoryStoreError, MemoryUsageError, StoreBusyError
+from mmagent_memory.errors import MemoryStoreError, StoreBusyError
 from mmagent_memory.faiss_index import FaissIndex, Wanted
-from mmagent_memory.filters import check_filter, matches
+from mmagent_memory.filters import matches
 from mmagent_memory.indexer import Indexer
 from mmagent_memory.reembedding import reembed
 from mmagent_memory.rows import Put, Row, Vectors, now_us
 from mmagent_memory.search import Reader, nearest
+from mmagent_memory.surface import ReadOp, StoreSurface, item_of, search_item_of
 from mmagent_memory.text import question_words
-from mmagent_memory.vectorizer import Vectorizer
+from mmagent_memory.vectorizer import Vectorizer, words_of
 from mmagent_memory.words import index_words
 from mmagent_memory.writer import PreparedPut, Writer
 
 if TYPE_CHECKING:
-    from mmagent_memory.retriever import StoreRetriever
-    from mmagent_memory.vectorstore import StoreVectorStore
+    pass
 
 __all__ = ["EXACT_LIMIT", "FaissStore"]
 
@@ -62,7 +56,7 @@ _BEHIND = 20_000
 """Changes that a search lets the index catch up with, rather than leave that to the background."""
 
 
-class FaissStore(BaseStore):
+class FaissStore(StoreSurface):
     """A LangGraph store that keeps items, their vectors and pictures in one folder.
 
     What a call has stored is on disk when it returns. Threads and processes may share a folder;
@@ -110,39 +104,12 @@ class FaissStore(BaseStore):
         self._indexer = Indexer(self.database, self.index)
         pay(self.database)  # What an erasure that was cut off still owes.
 
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Carry out operations: the reads first, all at one moment, then the writes, all or none.
-
-        Of several puts to one key the last counts.
-        """
-        every = list(ops)
-        results: list[Result] = [None] * len(every)
-        puts: dict[tuple[tuple[str, ...], str], Put] = {}
-        reads: list[tuple[int, GetOp | SearchOp | ListNamespacesOp]] = []
-        for place, op in enumerate(every):
-            validate_op_namespace(op)
-            if isinstance(op, PutOp):
-                puts[op.namespace, op.key] = Put(op.namespace, op.key, op.value, op.index, op.ttl)
-            elif isinstance(op, GetOp | SearchOp | ListNamespacesOp):
-                reads.append((place, op))
-            else:
-                raise MemoryUsageError(f"There is no operation of type {type(op).__name__}.")
-        if reads:
-            self._read(reads, results)
-        if puts:
-            self.write(list(puts.values()))
-        return results
-
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Carry out operations without stopping the event loop."""
-        return await asyncio.to_thread(self.batch, list(ops))
-
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; on disk when this returns."""
         self._write(puts, None)
 
     def _write(self, puts: Sequence[Put], vectors: Sequence[Vectors | None] | None) -> None:
-        prepared = [PreparedPut(put, self.vectorizer.words_of(put)) for put in puts]
+        prepared = [PreparedPut(put, words_of(put)) for put in puts]
         if vectors is None:
             vectors = self.vectorizer.vectors_of(puts)
         for one, mine in zip(prepared, vectors, strict=True):
@@ -203,18 +170,6 @@ class FaissStore(BaseStore):
         self.index.clear()
         return count
 
-    def as_vectorstore(self, namespace: Sequence[str] = ("documents",)) -> StoreVectorStore:
-        """Return a namespace as a LangChain vector store."""
-        from mmagent_memory.vectorstore import StoreVectorStore
-
-        return StoreVectorStore(self, namespace)
-
-    def as_retriever(self, namespace: Sequence[str] = ("documents",), k: int = 4) -> StoreRetriever:
-        """Return what is below a namespace as a LangChain retriever."""
-        from mmagent_memory.retriever import StoreRetriever
-
-        return StoreRetriever(store=self, namespace=tuple(namespace), k=k)
-
     def reader(self, db: Any) -> Reader:
         """Return a reader on a connection of `database.reading()`."""
         return Reader(db, now_us(), self.blocks, self.settle)
@@ -238,31 +193,11 @@ class FaissStore(BaseStore):
                 self.index.save(db)
         self.database.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"FaissStore({str(self.path)!r})"
 
-    def _read(
-        self,
-        reads: Sequence[tuple[int, GetOp | SearchOp | ListNamespacesOp]],
-        results: list[Result],
-    ) -> None:
-        queries: dict[str, Matrix] = {}
-        for _, op in reads:
-            if isinstance(op, SearchOp):
-                check_filter(op.filter)
-                if op.query and self.vectorizer.enabled and op.query not in queries:
-                    queries[op.query] = self.vectorizer.query(op.query)
+    def _read(self, reads: Sequence[tuple[int, ReadOp]], results: list[Result]) -> None:
+        queries = self._questions_of(reads)
         touched: list[int] = []
         with self.database.reading() as db:
             reader = self.reader(db)
@@ -272,11 +207,11 @@ class FaissStore(BaseStore):
                     continue
                 if isinstance(op, GetOp):
                     row = reader.get(op.namespace, op.key)
-                    results[place] = _item(row) if row else None
+                    results[place] = item_of(row) if row else None
                     rows = [row] if row else []
                 else:
                     found = self._search(reader, op, queries)
-                    results[place] = [_search_item(row, score) for row, score in found]
+                    results[place] = [search_item_of(row, score) for row, score in found]
                     rows = [row for row, _ in found]
                 if op.refresh_ttl:
                     touched += [row.id for row in rows if row.has_ttl]
@@ -359,24 +294,3 @@ def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, _BULK)):
         yield batch
-
-
-def _item(row: Row) -> Item:
-    return Item(
-        value=row.value,
-        key=row.key,
-        namespace=row.namespace,
-        created_at=row.created,
-        updated_at=row.updated,
-    )
-
-
-def _search_item(row: Row, score: float | None) -> SearchItem:
-    return SearchItem(
-        namespace=row.namespace,
-        key=row.key,
-        value=row.value,
-        created_at=row.created,
-        updated_at=row.updated,
-        score=score,
-    )

@@ -22,7 +22,7 @@ from mmagent_memory.errors import EmbedderChangedError, EmbeddingError, MemoryUs
 from mmagent_memory.rows import IMAGE, TEXT, FullText, Put, Vectors
 from mmagent_memory.text import prepare
 
-__all__ = ["Vectorizer", "indexed_texts"]
+__all__ = ["Vectorizer", "indexed_texts", "words_of"]
 
 
 class Vectorizer:
@@ -133,14 +133,6 @@ class Vectorizer:
         kind = bytes([TEXT])
         return [Vectors(kind, matrix[place : place + 1]) for place in range(count)]
 
-    def words_of(self, put: Put) -> FullText:
-        """Return the words by which a put is found in full text."""
-        if put.texts is not None:
-            return put.texts
-        if put.value is None or put.index is False:
-            return FullText()
-        return FullText(body=prepare("\n".join(_words_in(put.value))))
-
     def _resolve(self) -> CheckedEmbedder:
         with self._lock:
             if self._embedder is None:
@@ -202,6 +194,15 @@ class Vectorizer:
                 f"{self._database.folder} has vectors of {stored}; pass the embedder that it was "
                 "made with, or embed everything anew with reembed()."
             )
+
+
+def words_of(put: Put) -> FullText:
+    """Return the words by which a put is found in full text."""
+    if put.texts is not None:
+        return put.texts
+    if put.value is None or put.index is False:
+        return FullText()
+    return FullText(body=prepare("\n".join(_words_in(put.value))))
 
 
 def indexed_texts(

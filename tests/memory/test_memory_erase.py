@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
+from mmagent_memory.backends import NewMemory, run
 from mmagent_memory.checking import repair
 
 SECRETS = ("Quetzalcoatl", "xylophonist", "zugzwangfigur", "陇西李氏族谱")
@@ -189,6 +190,28 @@ def test_an_erasure_that_was_cut_off_is_finished_at_the_next_opening(tmp_path: P
         monkeypatch.setattr("mmagent_memory.erasing.scrub", cut)
     with FaissStore(tmp_path, HashEmbedder()):
         pass  # Nothing is owed any more.
+
+
+def test_a_derived_record_withdrawn_by_a_killed_process_leaves_nothing(tmp_path, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    def cut(*arguments, **named):
+        raise Cut
+
+    space = ("memory", "sam", "mia", "derived")
+    with FaissStore(tmp_path, HashEmbedder()) as store:
+        backend = LongTermMemory(store, user="sam", persona="mia")._backend
+        fact = NewMemory("fact", {"text": "She breeds axolotls."})
+        run(store, backend.change(space, [fact]))
+        store.settle()  # Its words are in the full text index, which keeps them until merged.
+        monkeypatch.setattr("mmagent_memory.native.scrub", cut)
+        with pytest.raises(Cut):
+            run(store, backend.change(space, [], ["fact"]))
+        monkeypatch.undo()
+        assert b"axolotls" in on_disk(tmp_path)
+    with FaissStore(tmp_path, HashEmbedder()):
+        assert b"axolotl" not in on_disk(tmp_path)
 
 
 def test_what_a_reader_elsewhere_held_up_goes_at_the_next_opening(tmp_path: Path):
