@@ -264,10 +264,7 @@ class _Reader:
         inner = block.get("file") or block.get("input_audio") or block.get("video_url") or block
         if not isinstance(inner, Mapping):  # OpenAI's, as an address alone
             inner = {"url": inner}
-        try:
-            data = read(_source_of(inner, self.policy), self.policy)
-        except MediaError as error:  # the bounds speak of pictures
-            raise MediaError(str(error).replace("picture", what).replace("An image", "A")) from None
+        data = read(_source_of(inner, self.policy, what), self.policy, what)
         parts: list[dict[str, Any]] = []
         for part in self.shelf.open(data, kind, self.policy, self.transcribe):
             if part.picture is not None:
@@ -329,11 +326,13 @@ def _text_of(block: Mapping[str, Any]) -> str:
     return ""
 
 
-def _source_of(block: Mapping[str, Any], policy: MediaPolicy) -> bytes | Path | str:
-    """Where the picture of a block is, in whichever dialect the block says it."""
+def _source_of(
+    block: Mapping[str, Any], policy: MediaPolicy, what: str = "picture"
+) -> bytes | Path | str:
+    """Where the picture (or file) of a block is, in whichever dialect the block says it."""
     inner = block.get("source")
     if isinstance(inner, Mapping):  # Anthropic
-        return _source_of({**inner, "source": None, "file_id": inner.get("file_id")}, policy)
+        return _source_of({**inner, "source": None, "file_id": inner.get("file_id")}, policy, what)
     address = block.get("image_url")
     if isinstance(address, Mapping):  # OpenAI
         address = address.get("url")
@@ -352,20 +351,23 @@ def _source_of(block: Mapping[str, Any], policy: MediaPolicy) -> bytes | Path | 
     file_id = block.get("file_id") or (
         block.get("id") if block.get("source_type") == "id" else None
     )
+    kind = "An image" if what == "picture" else f"A {what}"
     if file_id is None:
-        raise MediaError("An image block names no picture; give it one of url, base64 or file_id.")
-    return _resolve(policy.file_resolver, str(file_id))
+        raise MediaError(f"{kind} block names no {what}; give it one of url, base64 or file_id.")
+    return _resolve(policy.file_resolver, str(file_id), kind, what)
 
 
-def _resolve(resolver: Callable[[str], bytes | Path] | None, file_id: str) -> bytes | Path:
+def _resolve(
+    resolver: Callable[[str], bytes | Path] | None, file_id: str, kind: str, what: str
+) -> bytes | Path:
     if resolver is None:
         raise MediaError(
-            "An image block has a file_id, but nothing here knows files by id; "
-            "pass MediaPolicy(file_resolver=...), or send the picture itself."
+            f"{kind} block has a file_id, but nothing here knows files by id; "
+            f"pass MediaPolicy(file_resolver=...), or send the {what} itself."
         )
     try:
         return resolver(file_id)
     except (KeyError, OSError):
         raise MediaError(
-            "An image block has a file_id that is not known; send the picture itself."
+            f"{kind} block has a file_id that is not known; send the {what} itself."
         ) from None

@@ -284,3 +284,11 @@ def test_a_missing_library_is_named_with_its_command(monkeypatch, library, kind)
 
 def film_bytes() -> bytes:
     return b"\0\0\0\x20ftypisom" + b"\0" * 64
+
+
+def test_what_is_missing_is_called_what_it_is():
+    with pytest.raises(MediaError, match="A PDF block names no PDF"):
+        to_conversation([HumanMessage([{"type": "file", "mime_type": PDF}])])
+    named = {"type": "video", "url": "no-picture-here.mp4"}
+    with pytest.raises(MediaError, match="The film's file is outside"):
+        to_conversation([HumanMessage([named])])
