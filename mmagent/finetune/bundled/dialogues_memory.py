@@ -27,10 +27,16 @@ from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system, d
 __all__ = [
     "Image",
     "Remembered",
+    "Told",
+    "ask_about",
     "distractors",
+    "draw_facts",
     "memory_dialogue",
     "remember",
+    "tell",
+    "told_answer",
     "told_dialogue",
+    "unknown_answer",
     "with_block",
 ]
 
@@ -79,29 +85,37 @@ def distractors(rng: random.Random, speaker: str, number: int) -> list[Remembere
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
+    """A fact that a user told: which, with what values, and how memory keeps it."""
+
     fact: dict[str, Any]
     values: dict[str, str]
     line: Remembered
 
     @property
     def value(self) -> str:
+        """What an answer must hold."""
         return self.values["v"]
 
 
-def _draw_facts(rng: random.Random, split: Split, number: int) -> list[dict[str, Any]]:
+def draw_facts(rng: random.Random, split: Split, number: int) -> list[dict[str, Any]]:
+    """Different facts that a user may tell; some are kept for measuring."""
     known = [f for f in phrases("facts")["facts"] if split == "test" or not f.get("only_test")]
     return rng.sample(known, number)
 
 
-def _tell(rng: random.Random, fact: dict[str, Any], split: Split, speaker: str) -> _Told:
+def tell(rng: random.Random, fact: dict[str, Any], split: Split, speaker: str) -> Told:
+    """A fact with random values, in the user's words."""
     values = draw_value(rng, fact, split)
     said = rng.choice(fact["say"]).format(**values)
     said = said[0].upper() + said[1:]
-    return _Told(fact, values, remember(rng, speaker, said))
+    return Told(fact, values, remember(rng, speaker, said))
 
 
-def _ask(rng: random.Random, fact: dict[str, Any], split: Split, values: dict[str, str]) -> str:
+def ask_about(
+    rng: random.Random, fact: dict[str, Any], split: Split, values: dict[str, str]
+) -> str:
+    """A question about a fact."""
     return str(rng.choice(fact["ask" if split == "train" else "ask_test"])).format(**values)
 
 
@@ -111,14 +125,16 @@ def _and(first: str, second: str) -> str:
     return f"{first.removesuffix('.')} and {lowered}"
 
 
-def _answer(rng: random.Random, told: _Told, question: str) -> str:
+def told_answer(rng: random.Random, told: Told, question: str) -> str:
+    """The answer to a question about a fact that was told."""
     clause = told.fact["clause"].format(**told.values)
     if "remember" in question or "know" in question or rng.random() < 0.4:
         return f"You told me that {clause}."
     return f"{clause[0].upper()}{clause[1:]}."
 
 
-def _unknown(rng: random.Random, fact: dict[str, Any] | None, values: dict[str, str]) -> str:
+def unknown_answer(rng: random.Random, fact: dict[str, Any] | None, values: dict[str, str]) -> str:
+    """The answer to a question about what nobody told."""
     if fact is None or rng.random() < 0.6:
         return "You haven't told me that yet."
     return f"You haven't told me {fact['topic'].format(**values)} yet."
@@ -127,8 +143,8 @@ def _unknown(rng: random.Random, fact: dict[str, Any] | None, values: dict[str, 
 def memory_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     """Questions about a block of memories: what it holds, what it does not, and small talk."""
     speaker = draw_name(rng, split)
-    facts = _draw_facts(rng, split, 8)
-    told = [_tell(rng, fact, split, speaker) for fact in facts[: rng.choice((0, 1, 1, 2, 2, 3, 4))]]
+    facts = draw_facts(rng, split, 8)
+    told = [tell(rng, fact, split, speaker) for fact in facts[: rng.choice((0, 1, 1, 2, 2, 3, 4))]]
     missing = facts[4:]
     lines = [t.line for t in told]
     if len(lines) > 1 and rng.random() < 0.25:  # two facts told in one breath
@@ -146,15 +162,15 @@ def memory_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
         talks.append(Talk(task, (*system, user(with_block(lines, question)), say(answer)), accept))
 
     for item in told[:3]:
-        question = _ask(rng, item.fact, split, item.values)
-        add("memory", question, _answer(rng, item, question), item.value)
+        question = ask_about(rng, item.fact, split, item.values)
+        add("memory", question, told_answer(rng, item, question), item.value)
     for fact in missing[: 1 if told else 3]:
         values = draw_value(rng, fact, split)
-        question = _ask(rng, fact, split, values)
-        add("unknown", question, _unknown(rng, fact, values), "haven't told")
+        question = ask_about(rng, fact, split, values)
+        add("unknown", question, unknown_answer(rng, fact, values), "haven't told")
     if split == "test":
         question = rng.choice(phrases("facts")["unknown_test"])
-        add("unknown", question, _unknown(rng, None, {}), "haven't told")
+        add("unknown", question, unknown_answer(rng, None, {}), "haven't told")
         return Dialogue("memory", tuple(talks))
     if told and rng.random() < 0.3:
         clauses = [t.fact["clause"].format(**t.values) for t in told[:2]]
@@ -171,23 +187,23 @@ def told_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     """The user tells one or two facts, is understood, and asks for them later in the talk."""
     speaker = draw_name(rng, split)
     system = draw_system(rng, split, speaker)
-    facts = _draw_facts(rng, split, 4)
-    told = [_tell(rng, fact, split, speaker) for fact in facts[: rng.choice((1, 1, 2))]]
+    facts = draw_facts(rng, split, 4)
+    told = [tell(rng, fact, split, speaker) for fact in facts[: rng.choice((1, 1, 2))]]
     clauses = " and that ".join(t.fact["clause"].format(**t.values) for t in told)
     said = functools.reduce(_and, [t.line.text for t in told])
     thanks = rng.choice(_THANKS)
     start = (*system, user(said), say(f"{thanks} You told me that {clauses}."))
     talks = [Talk("told", start, (told[0].value,))]
     for item in told:
-        question = _ask(rng, item.fact, split, item.values)
-        answer = _answer(rng, item, question)
+        question = ask_about(rng, item.fact, split, item.values)
+        answer = told_answer(rng, item, question)
         talks.append(Talk("memory", (*start, user(question), say(answer)), (item.value,)))
     values = draw_value(rng, facts[3], split)
-    question = _ask(rng, facts[3], split, values)
+    question = ask_about(rng, facts[3], split, values)
     talks.append(
         Talk(
             "unknown",
-            (*start, user(question), say(_unknown(rng, facts[3], values))),
+            (*start, user(question), say(unknown_answer(rng, facts[3], values))),
             ("haven't told",),
         )
     )

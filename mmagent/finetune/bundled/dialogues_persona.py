@@ -25,6 +25,7 @@ __all__ = [
     "draw_value",
     "made_up",
     "persona_dialogue",
+    "random_persona",
     "small_talk",
 ]
 
@@ -74,10 +75,12 @@ def draw_value(rng: random.Random, fact: dict[str, Any], split: Split) -> dict[s
     return values
 
 
-def _persona(rng: random.Random, split: Split) -> tuple[Persona, list[tuple[dict[str, Any], str]]]:
+def random_persona(
+    rng: random.Random, split: Split, at_least: int = 0
+) -> tuple[Persona, list[tuple[dict[str, Any], str]]]:
     """A random persona and its facts, each with the answer that tells it."""
     blocks = phrases("personas")
-    told = rng.sample(blocks["facts"], rng.choice((0, 1, 1, 2, 3)))
+    told = rng.sample(blocks["facts"], max(at_least, rng.choice((0, 1, 1, 2, 3))))
     second = rng.random() < 0.5
     lines, facts = [], []
     for fact in told:
@@ -102,7 +105,7 @@ def draw_persona(rng: random.Random, split: Split) -> Persona:
     """A persona of the catalogue or a random one."""
     if rng.random() < 0.4:
         return Persona.load(rng.choice(_ENGLISH))
-    return _persona(rng, split)[0]
+    return random_persona(rng, split)[0]
 
 
 def draw_system(rng: random.Random, split: Split, name: str) -> list[Message]:
@@ -114,7 +117,7 @@ def draw_system(rng: random.Random, split: Split, name: str) -> list[Message]:
     if draw < 0.72:
         persona = Persona.load(rng.choice(_ENGLISH))
     else:
-        persona, _ = _persona(rng, split)
+        persona, _ = random_persona(rng, split)
     return [say(persona.system_prompt(user=name), "system")]
 
 
@@ -126,7 +129,7 @@ def persona_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     if split == "train" and rng.random() < 0.15:
         persona, facts = Persona.load(rng.choice(_ENGLISH)), list[tuple[dict[str, Any], str]]()
     else:
-        persona, facts = _persona(rng, split)
+        persona, facts = random_persona(rng, split)
     char = persona.spoken_name
     system = say(persona.system_prompt(user=name), "system")
     talks = []
