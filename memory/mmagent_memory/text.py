@@ -25,7 +25,8 @@ for from had has have having he her here hers him his how i if in into is it its
 my no nor not now of on once only or other our out over own same she should so some such than that
 the their them then there these they this those through to too under until up very was we were
 what when where which while who whom why will with would you your ever please tell s t d ll m re ve
-based according mentioned
+based according mentioned mention remember recall remind tell told know
+记得 告诉 知道 提到
 的 了 吗 呢 吧 啊 是 在 我 你 他 她 它 们 和 与 就 都 也
 什么 怎么 哪个 哪些 我们 你们 他们 是不 不是 是否 有没 没有 可以 一个 这个 那个
 """

@@ -31,6 +31,7 @@ from mmagent.middleware.insertion import insert_before_words, picture_blocks
 from mmagent.middleware.turns import (
     answered_turn,
     is_user_turn,
+    last_turns,
     pictures_of,
     thread_id,
     turn_id,
@@ -99,17 +100,19 @@ class _Question:
     target: HumanMessage
     words: str
     pictures: list[Any]
-    seen: frozenset[str]
-    seen_words: frozenset[str]
+    shown: frozenset[str]
+    near: frozenset[str]
+    near_words: frozenset[str]
 
 
 class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     """Recalls before the model is called, and remembers after the agent has answered.
 
     Recalled memories are put before the words of the user's last message as delimited data, in
-    the request alone: neither the system message nor the stored history changes. What the
-    conversation still shows is not recalled again. The user's messages and the answer are
-    remembered once each, without the model's reasoning.
+    the request alone: neither the system message nor the stored history changes. What stands
+    close above the question, and pictures that are still shown, are not recalled again; words
+    farther up the same conversation are, since models overlook what was said long before. The
+    user's messages and the answer are remembered once each, without the model's reasoning.
     """
 
     state_schema = MemoryState
@@ -124,6 +127,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         k: int = 6,
         max_pictures: int = 1,
         max_tokens: int | None = None,
+        near_turns: int | None = 4,
         media_policy: MediaPolicy | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         derive: BaseChatModel | None = None,
@@ -141,6 +145,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             max_pictures: Most recalled pictures shown to a model that takes pictures.
             max_tokens: Most tokens of memories and their pictures; by default unbounded but by
                 `k`, each memory being cut to a few lines.
+            near_turns: So many of the user's last turns are not recalled again while the prompt
+                shows them; None for all that it shows.
             media_policy: Where pictures in messages may come from.
             clock: What time it is, with a time zone.
             derive: A model that reads what was remembered and keeps facts, summaries and captions
@@ -148,12 +154,12 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             derive_what: What it derives.
 
         Raises:
-            UsageError: `k` or `max_pictures` is negative, `store` is no store and no memory, or
+            UsageError: `k`, `max_pictures` or `near_turns` is negative, `store` is no store and no memory, or
                 nothing can be derived in that memory.
         """
         super().__init__()
-        if k < 0 or max_pictures < 0:
-            raise UsageError("k and max_pictures must be 0 or more.")
+        if min(k, max_pictures, near_turns or 0) < 0:
+            raise UsageError("k, max_pictures and near_turns must be 0 or more.")
         key = persona if isinstance(persona, str) else persona.key
         name = display_name(persona) if isinstance(persona, str) else persona.spoken_name
         self.memory: Memory = _memory_of(store, user, key)
@@ -162,6 +168,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self.k = k
         self.max_pictures = max_pictures
         self.max_tokens = max_tokens
+        self.near_turns = near_turns
         self.media_policy = media_policy
         self.clock = clock
         self._shelf = ImageShelf(max_bytes=32 * 1024 * 1024)
@@ -221,17 +228,19 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         thread = thread_id()
         originals = {m.id: m for m in history if m.id}
         visible = [originals.get(m.id or "", m) for m in request.messages]
+        near = last_turns(visible, self.near_turns)
         return _Question(
             target=target,
             words=words_of(said),
             pictures=[picture.data for picture in pictures],
-            seen=frozenset(turn_id(thread, m) for m in visible),
-            seen_words=frozenset(words for m in visible if (words := words_of(m))),
+            shown=frozenset(turn_id(thread, m) for m in visible),
+            near=frozenset(turn_id(thread, m) for m in near),
+            near_words=frozenset(words for m in near if (words := words_of(m))),
         )
 
     def _k(self, question: _Question) -> int:
         # Some hits will be of this conversation or not worth showing; more keeps k others.
-        return 2 * self.k + min(len(question.seen), 50)
+        return 2 * self.k + min(len(question.shown), 50)
 
     def _known_hits(self, request: ModelRequest[Any], question: _Question) -> list[Any] | None:
         """Return the hits if nothing need be asked: the tool loop calls the model repeatedly."""
@@ -245,7 +254,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     def _insert(
         self, request: ModelRequest[Any], question: _Question, hits: list[Any]
     ) -> tuple[ModelRequest[Any], Recall]:
-        unseen = [hit for hit in hits if not _is_visible(hit, question)]
+        unseen = [hit for hit in hits if not _is_at_hand(hit, question)]
         if not question.pictures and asks_the_persona_alone(question.words):
             unseen = about_the_persona(unseen, self.persona_name)
         fresh = worth_showing(unseen, self.persona_name, self.k)
@@ -349,10 +358,12 @@ def _deriver_of(memory: Any, model: BaseChatModel, what: Sequence[str]) -> Backg
     return BackgroundDeriver(memory, model, what)
 
 
-def _is_visible(hit: Any, question: _Question) -> bool:
+def _is_at_hand(hit: Any, question: _Question) -> bool:
     sources = getattr(hit, "sources", ())
     if sources:
         # What was derived from turns that are still to be read says nothing new, and what holds
         # no more is for those who ask for its history.
-        return question.seen.issuperset(sources) or getattr(hit, "valid_to", None) is not None
-    return hit.id in question.seen or (not hit.images and hit.text in question.seen_words)
+        return question.near.issuperset(sources) or getattr(hit, "valid_to", None) is not None
+    if hit.images:
+        return hit.id in question.shown
+    return hit.id in question.near or hit.text in question.near_words

@@ -14,7 +14,15 @@ from mmagent.errors import UsageError
 from mmagent.media import LoadedImage, MediaPolicy
 from mmagent.messages import ImageShelf, to_conversation
 
-__all__ = ["answered_turn", "is_user_turn", "pictures_of", "thread_id", "turn_id", "words_of"]
+__all__ = [
+    "answered_turn",
+    "is_user_turn",
+    "last_turns",
+    "pictures_of",
+    "thread_id",
+    "turn_id",
+    "words_of",
+]
 
 _log = logging.getLogger(__name__)
 _RATIONALE = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -54,6 +62,15 @@ def pictures_of(
 def is_user_turn(message: BaseMessage) -> bool:
     """Whether a person said this; summaries of the history are human messages too."""
     return isinstance(message, HumanMessage) and "lc_source" not in message.additional_kwargs
+
+
+def last_turns(messages: Sequence[AnyMessage], number: int | None) -> Sequence[AnyMessage]:
+    """Return the messages from the user's last turn but `number` on; all of them for None."""
+    if number is None:
+        return messages
+    starts = [place for place, message in enumerate(messages) if is_user_turn(message)]
+    earlier = starts[: -number - 1]
+    return messages[starts[len(earlier)] :] if earlier else messages
 
 
 def _is_answer(message: BaseMessage) -> bool:

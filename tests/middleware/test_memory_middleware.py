@@ -122,6 +122,21 @@ def test_what_the_conversation_shows_is_not_recalled() -> None:
     assert NUTS in [hit.text for hit in other["recall"].hits]
 
 
+def test_what_stands_far_up_is_recalled_beside_the_question() -> None:
+    memory = Notebook()
+    model = parrot(*["Noted!"] * 5)
+    agent = agent_with(model, remembering(memory, near_turns=2), checkpointer=InMemorySaver())
+    agent.invoke(*say(NUTS))
+    agent.invoke(*say("The bus was late."))
+    near = agent.invoke(*say("What am I allergic to?"))
+    assert near["recall"].hits == ()
+    far = agent.invoke(*say("What am I allergic to?"))
+    assert [hit.text for hit in far["recall"].hits] == [NUTS]
+    assert len(model.seen[-1]) == 7  # it stands in both places
+    whole = remembering(memory, near_turns=None)
+    assert not agent_with(model, whole).invoke(far)["recall"].hits
+
+
 def test_what_was_trimmed_from_the_conversation_is_recalled() -> None:
     class LastOnly(AgentMiddleware[Any, Any]):
         def wrap_model_call(self, request: ModelRequest[Any], handler: Any) -> Any:
@@ -300,7 +315,7 @@ def test_instructions_in_a_memory_stay_inside_it() -> None:
         assert token not in text
 
 
-@pytest.mark.parametrize("options", [{"k": -1}, {"max_pictures": -1}])
+@pytest.mark.parametrize("options", [{"k": -1}, {"max_pictures": -1}, {"near_turns": -1}])
 def test_wrong_numbers(options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="0 or more"):
         remembering(Notebook(), **options)
