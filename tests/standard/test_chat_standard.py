@@ -32,24 +32,12 @@ THAT_FETCH = (
 )
 
 
-class TestChatMMAgentUnit(ChatModelUnitTests):
-    @pytest.fixture(autouse=True)
-    def _folder(self, tiny_llava):
-        type(self).folder = str(tiny_llava)
-
-    folder = "tiny"
+class ChatMMAgentReads:
+    """What both suites are told of the class and of what its messages may hold."""
 
     @property
     def chat_model_class(self):
         return ChatMMAgent
-
-    @property
-    def chat_model_params(self):
-        return {"model": self.folder}
-
-    @property
-    def init_from_env_params(self):
-        return {"MMAGENT_MODEL": "echo"}, {}, {"model": "echo"}
 
     @property
     def supports_image_inputs(self):
@@ -74,6 +62,22 @@ class TestChatMMAgentUnit(ChatModelUnitTests):
     @property
     def supports_video_inputs(self):
         return True
+
+
+class TestChatMMAgentUnit(ChatMMAgentReads, ChatModelUnitTests):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tiny_llava):
+        type(self).folder = str(tiny_llava)
+
+    folder = "tiny"
+
+    @property
+    def chat_model_params(self):
+        return {"model": self.folder}
+
+    @property
+    def init_from_env_params(self):
+        return {"MMAGENT_MODEL": "echo"}, {}, {"model": "echo"}
 
 
 def a_pdf() -> bytes:
@@ -125,7 +129,7 @@ def media_server(picture):
     thread.join()
 
 
-class TestChatMMAgentIntegration(ChatModelIntegrationTests):
+class TestChatMMAgentIntegration(ChatMMAgentReads, ChatModelIntegrationTests):
     """What does not depend on what a model knows; the values of calls would (test_structured)."""
 
     @pytest.fixture(autouse=True)
@@ -147,10 +151,6 @@ class TestChatMMAgentIntegration(ChatModelIntegrationTests):
             monkeypatch.setattr(test, "__code__", test.__code__.replace(co_consts=constants))
 
     folder = host = listener = ""
-
-    @property
-    def chat_model_class(self):
-        return ChatMMAgent
 
     @property
     def chat_model_params(self):
@@ -175,31 +175,7 @@ class TestChatMMAgentIntegration(ChatModelIntegrationTests):
         return True
 
     @property
-    def supports_image_inputs(self):
-        return True
-
-    @property
-    def supports_image_urls(self):
-        return True
-
-    @property
-    def supports_image_tool_message(self):
-        return True
-
-    @property
-    def supports_pdf_inputs(self):
-        return True
-
-    @property
-    def supports_pdf_tool_message(self):
-        return True
-
-    @property
     def supports_audio_inputs(self):
-        return True
-
-    @property
-    def supports_video_inputs(self):
         return True
 
     @property
