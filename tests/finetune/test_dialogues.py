@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from mmagent.finetune.bundled.dialogues_album import (
     album_dialogue,
     doubt_dialogue,
 )
+from mmagent.finetune.bundled.dialogues_calls import offered_dialogue, tool_dialogue
 from mmagent.finetune.bundled.dialogues_encode import Encoder, collate, supervised_text
+from mmagent.finetune.bundled.dialogues_kept import kept_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import persona_dialogue, small_talk
 from mmagent.finetune.bundled.dialogues_picture import (
@@ -26,7 +29,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     remembered_picture,
 )
 from mmagent.finetune.bundled.dialogues_text import distil, prompts, read_answers
-from mmagent.finetune.bundled.dialogues_tools import form_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 
 BOX = (0.1, 0.1, 0.9, 0.9)
@@ -61,8 +64,8 @@ def test_same_seed_draws_the_same_dialogues_and_all_kinds_appear():
     assert first != draw.chunk(3, 1, 400)
     kinds = {d.kind for d in first}
     assert kinds == {"picture-single", "picture-pair", "picture-count", "recalled", "memory",
-                     "told", "persona", "talk", "text", "tool", "form", "user", "order", "album",
-                     "doubt", "absent"}  # fmt: skip
+                     "told", "persona", "kept", "talk", "text", "tool", "offered", "form", "user",
+                     "order", "album", "doubt", "absent"}  # fmt: skip
 
 
 def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_with_an_answer():
@@ -73,7 +76,7 @@ def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_w
         for talk in dialogue.talks:
             assert talk.messages[-1]["role"] == "assistant"
             assert talk.answer
-            if dialogue.kind not in ("tool", "form"):
+            if dialogue.kind not in ("tool", "offered", "form"):
                 assert "{" not in str([m["content"][-1]["text"] for m in talk.messages])
             shown = sum(p["type"] == "image" for m in talk.messages for p in m["content"])
             assert shown == len(dialogue.pictures)
@@ -87,6 +90,7 @@ def test_answers_hold_what_is_accepted(split):
             memory_dialogue(rng, split),
             told_dialogue(rng, split),
             persona_dialogue(rng, split),
+            kept_dialogue(rng, split),
             remembered_picture(rng, GALLERY, split),
             picture_dialogue(rng, GALLERY, rng.choice(["single", "pair", "count"]), split),
             user_dialogue(rng, split),
@@ -227,7 +231,9 @@ def test_calls_are_those_of_an_offered_function_with_arguments_of_its_schema():
     called = 0
     for split in ("train", "test"):
         for _ in range(120):
-            for talk in tool_dialogue(rng, split).talks:
+            talks = [*tool_dialogue(rng, split).talks]
+            talks += offered_dialogue(rng, memory_dialogue(rng)).talks
+            for talk in talks:
                 system = talk.messages[0]["content"][-1]["text"]
                 assert "<tool_call>" in system
                 offered = {f["name"]: f for f in talk.functions}
@@ -239,6 +245,60 @@ def test_calls_are_those_of_an_offered_function_with_arguments_of_its_schema():
                     jsonschema.validate(made["arguments"], offered[made["name"]]["parameters"])
                     called += 1
     assert called > 200
+
+
+def test_functions_are_called_beside_words_that_need_none_and_their_neighbours():
+    rng = random.Random(15)
+    lines = [("What is jazz?", "A kind of music.")]
+    tasks = Counter()
+    words = neighbours = forgotten = 0
+    for _ in range(200):
+        dialogue = tool_dialogue(rng, lines=lines)
+        tasks.update(t.task for t in dialogue.talks)
+        calls = [t for t in dialogue.talks if t.task == "tool"]
+        assert "<tool_call>" in str([t.messages[-3:] for t in dialogue.talks])
+        words += any("<tool_call>" not in t.answer and len(t.messages) == 3 for t in dialogue.talks)
+        names = {re.search(r'"name": "(\w+)"', t.answer)[1] for t in calls}
+        neighbours += len(names) > 1
+        for talk in dialogue.talks:
+            offered = {f["name"] for f in talk.functions}
+            if talk.task == "tool_list":
+                assert all(name in talk.answer for name in offered)
+        for talk in calls:
+            for call in re.findall(r"<tool_call>\n(.+)\n</tool_call>", talk.answer):
+                made = json.loads(call)
+                f = next(f for f in talk.functions if f["name"] == made["name"])
+                known = f["parameters"]["properties"]
+                forgotten += set(known) > set(made["arguments"])
+                for value in made["arguments"].values():
+                    if isinstance(value, str):  # copied out of the user's words
+                        assert value.lower() in str(talk.messages[-2]["content"]).lower()
+    assert words == 200
+    assert neighbours > 50
+    assert forgotten > 5  # arguments that nobody named and that may be left out
+    assert {"tool", "tool_answer", "tool_error", "tool_missing", "tool_list", "tool_plain"} <= set(
+        tasks
+    )
+
+
+def test_a_dialogue_with_functions_on_offer_says_what_it_said_without_them():
+    rng = random.Random(16)
+    inner = picture_dialogue(rng, GALLERY, "single", row=0)
+    offered = offered_dialogue(rng, inner)
+    assert offered.pictures == inner.pictures
+    for before, after in zip(inner.talks[:4], offered.talks, strict=False):
+        assert before.answer == after.answer
+        assert "You may call functions" in after.messages[0]["content"][-1]["text"]
+    assert "<tool_call>" in offered.talks[-1].answer
+
+
+def test_both_things_of_a_pair_are_asked_for():
+    rng = random.Random(17)
+    for _ in range(20):
+        dialogue = picture_dialogue(rng, GALLERY, "pair", row=2)
+        said = " ".join(str(t.messages) for t in dialogue.talks)
+        assert "The cat is on the right." in said
+        assert "The dog is on the left." in said
 
 
 def test_values_of_forms_stand_in_the_text_and_fit_the_schema():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,7 +27,9 @@ from mmagent.finetune.bundled.dialogues_album import (
     album_dialogue,
     doubt_dialogue,
 )
+from mmagent.finetune.bundled.dialogues_calls import offered_dialogue, tool_dialogue
 from mmagent.finetune.bundled.dialogues_encode import Encoder, Row, collate
+from mmagent.finetune.bundled.dialogues_kept import kept_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import draw_system, persona_dialogue, small_talk
 from mmagent.finetune.bundled.dialogues_picture import (
@@ -37,7 +40,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     shown_of,
 )
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
-from mmagent.finetune.bundled.dialogues_tools import form_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 from mmagent.finetune.bundled.scenes import Scene, SceneMaker
 
@@ -224,25 +227,48 @@ def _span(row: Row) -> tuple[int, int]:
     return starts[-2] + 2, row.source[-1] + 1
 
 
+def _lines(texts: list[Dialogue]) -> list[tuple[str, str]]:
+    """Requests and whole answers of the base, the short ones: no function is needed for these."""
+    out = []
+    for dialogue in texts:
+        asked, answer = dialogue.talks[0].messages[-2:]
+        words = answer["content"][0]["text"]
+        line = asked["content"][0]["text"]
+        # Sums are what functions are for, and the base is bad at putting things differently.
+        if len(words) < 160 and words.endswith((".", "!", "?")) and not re.search(r"[\d:]", line):
+            out.append((line, words))
+    return out
+
+
 def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
     """What stage B draws from; the shares are of dialogues."""
+    lines = _lines(texts)
+    plain: tuple[Callable[[random.Random], Dialogue], ...] = (
+        memory_dialogue,
+        persona_dialogue,
+        small_talk,
+        lambda rng: picture_dialogue(rng, gallery, "single"),
+        lambda rng: remembered_picture(rng, gallery),
+    )
     parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
-        "tool": (0.14, tool_dialogue),
-        "form": (0.08, form_dialogue),
-        "single": (0.32, lambda rng: picture_dialogue(rng, gallery, "single")),
-        "pair": (0.08, lambda rng: picture_dialogue(rng, gallery, "pair")),
-        "count": (0.05, lambda rng: picture_dialogue(rng, gallery, "count")),
+        "tool": (0.11, lambda rng: tool_dialogue(rng, lines=lines)),
+        "offered": (0.04, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
+        "form": (0.07, form_dialogue),
+        "single": (0.28, lambda rng: picture_dialogue(rng, gallery, "single")),
+        "pair": (0.12, lambda rng: picture_dialogue(rng, gallery, "pair")),
+        "count": (0.06, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.006, lambda rng: absent_dialogue(rng, gallery)),
-        "album": (0.04, lambda rng: album_dialogue(rng, gallery)),
+        "absent": (0.002, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.05, lambda rng: album_dialogue(rng, gallery)),
         "memory": (0.07, memory_dialogue),
         "told": (0.01, told_dialogue),
         "user": (0.05, user_dialogue),
         "order": (0.01, order_dialogue),
         "persona": (0.02, persona_dialogue),
+        "kept": (0.05, kept_dialogue),
         "talk": (0.02, small_talk),
         "text": (0.07, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.02, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.015, lambda rng: doubt_dialogue(rng, gallery))
     return Mixture(parts)

@@ -170,15 +170,20 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
     asked.append(
         ("both", question, answer.format(a=first.phrase, b=second.phrase), accepted(first.name))
     )
-    concept, side, other = placed[0]
-    of = _OF[sides[0] if side == sides[1] else sides[1]]  # where the other lies, seen from it
-    values = {"n": concept.name, "b": other.phrase, "on": side, "of": of, "Of": of.capitalize()}
-    for kind in rng.sample(("next", "where", "where", "beside", "number"), 2):
-        question, answer = rng.choice(book[kind][split])
-        accept: tuple[str, ...] = accepted(other.name)
-        if kind in ("where", "number"):
-            accept = (side if kind == "where" else "two",)
-        asked.append((kind, question.format(**values), answer.format(**values), accept))
+    # In training both are asked for, so that neither the words nor the picture alone tell.
+    kinds = rng.sample(("next", "where", "where", "beside", "number"), 2)
+    if split == "train":
+        kinds = ["where", rng.choice(("next", "beside", "beside", "number"))]
+    for concept, side, other in placed if split == "train" else placed[:1]:
+        of = _OF[sides[0] if side == sides[1] else sides[1]]  # where the other lies, from here
+        values = {"n": concept.name, "b": other.phrase, "on": side, "of": of,
+                  "Of": of.capitalize(), "is": "are" if _plural(concept) else "is"}  # fmt: skip
+        for kind in kinds:
+            question, answer = rng.choice(book[kind][split])
+            accept: tuple[str, ...] = accepted(other.name)
+            if kind in ("where", "number"):
+                accept = (side if kind == "where" else "two",)
+            asked.append((kind, question.format(**values), answer.format(**values), accept))
     for name, colour in zip(shown.names, shown.colours, strict=True):
         if colour is not None and not _plural(concept_named(name)):
             question, answer = rng.choice(phrases("pictures")["colour"][split][:2])

@@ -24,9 +24,20 @@ from mmagent.finetune.bundled.dialogues import (
     say,
     user,
 )
-from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system, draw_value, made_up
+from mmagent.finetune.bundled.dialogues_functions import made_function
+from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_value, made_up
 
-__all__ = ["form_dialogue", "tool_dialogue"]
+__all__ = [
+    "Asked",
+    "Said",
+    "Tool",
+    "ask",
+    "call_text",
+    "form_dialogue",
+    "offers",
+    "rendered",
+    "specs_of",
+]
 
 FORMAT = ToolFormat()  # the bundled template knows nothing of functions
 _GENERATED = ("person", "made_up", "number", "age", "code", "date", "time")
@@ -46,7 +57,7 @@ _CALL_TEST = ("Let {f} work on {v}.", "Ask {f} about {v}.")
 
 
 @dataclass(frozen=True)
-class _Value:
+class Said:
     """A drawn value: as JSON has it, and as people say it."""
 
     data: Any
@@ -54,7 +65,7 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Tool:
+class Tool:
     """A function as it is offered in one dialogue."""
 
     about: dict[str, Any]
@@ -62,39 +73,43 @@ class _Tool:
 
     @property
     def name(self) -> str:
+        """As the model calls it."""
         return str(self.spec["function"]["name"])
 
 
-def _draw(rng: random.Random, source: Any, split: Split) -> _Value:
+def _draw(rng: random.Random, source: Any, split: Split) -> Said:
     """A value from an enumeration, a generator or a pool."""
     pools = {**phrases("facts")["pools"], **phrases("tools")["pools"]}
     if isinstance(source, list):
         chosen = str(rng.choice(source))
-        return _Value(chosen, chosen)
+        return Said(chosen, chosen)
     if source in _GENERATED:
         text = draw_value(rng, {"gen": source}, split)["v"]
         number = source in ("number", "age")
-        return _Value(int(text) if number else text, text)
+        return Said(int(text) if number else text, text)
     match source:
         case "small" | "few" | "warm":
             low, high = {"small": (2, 60), "few": (2, 12), "warm": (14, 28)}[source]
             whole = rng.randint(low, high)
-            return _Value(whole, str(whole))
+            return Said(whole, str(whole))
         case "decimal":
             amount = rng.choice((float(rng.randint(5, 300)) + 0.5, rng.randint(100, 9999) / 100))
-            return _Value(amount, str(amount))
+            return Said(amount, str(amount))
         case "foreign":
             chosen = "".join(rng.choices(_FOREIGN, k=rng.randint(2, 4)))
-            return _Value(chosen, chosen)
+            return Said(chosen, chosen)
         case "onoff":
             on = rng.random() < 0.5
-            return _Value(on, "on" if on else "off")
+            return Said(on, "on" if on else "off")
+        case "yesno":
+            yes = rng.random() < 0.5
+            return Said(yes, "yes" if yes else "no")
         case "urgent":
             urgent = rng.random() < 0.5
-            return _Value(urgent, "urgent" if urgent else "not urgent")
+            return Said(urgent, "urgent" if urgent else "not urgent")
         case _:
             chosen = str(rng.choice(between(pools[source], split)))
-            return _Value(chosen, chosen)
+            return Said(chosen, chosen)
 
 
 def _property(rng: random.Random, kind: str, about: str, source: Any, bare: bool) -> dict[str, Any]:
@@ -114,21 +129,28 @@ def _property(rng: random.Random, kind: str, about: str, source: Any, bare: bool
     return made
 
 
-def _spec(rng: random.Random, name: str, words: str, args: dict[str, Any]) -> dict[str, Any]:
+def _spec(
+    rng: random.Random, name: str, words: str, args: dict[str, Any], optional: Sequence[str] = ()
+) -> dict[str, Any]:
     bare = rng.random() < 0.5
     properties = {
         k: _property(rng, kind, about, source, bare) for k, (kind, about, source) in args.items()
     }
-    parameters = {"properties": properties, "required": list(args), "type": "object"}
-    if not args:
-        parameters = {"properties": {}, "type": "object"}
+    required = [k for k in args if k not in optional]
+    parameters = {"properties": properties, "required": required, "type": "object"}
+    if not required:
+        del parameters["required"]
     function = {"name": name, "description": words, "parameters": parameters}
     return {"type": "function", "function": function}
 
 
-def _offer(rng: random.Random, split: Split) -> _Tool:
+def _offer(rng: random.Random, split: Split, like: dict[str, Any] | None = None) -> Tool:
     """A random function; in measuring mostly one that was never trained on."""
     book = phrases("tools")["tools"]
+    if like is not None or (split == "train" and rng.random() < 0.35):
+        about = made_function(rng, like)
+        name, words = rng.choice(about["names"]), rng.choice(about["about"])
+        return Tool(about, _spec(rng, name, words, about["args"], about["optional"]))
     if rng.random() < 0.18:  # a function of no meaning, so that names and numbers are read
         name = made_up(rng).lower() + rng.choice(("", "_score", "_of", "_check", "ify"))
         kind, source = rng.choice((("integer", "small"), ("integer", "number"), ("string", "code"),
@@ -138,7 +160,7 @@ def _offer(rng: random.Random, split: Split) -> _Tool:
         asks = {"ask": _CALL, "ask_test": _CALL_TEST}
         if not kind:
             asks = {"ask": _NO_ARGUMENTS, "ask_test": _NO_ARGUMENTS_TEST}
-        about: dict[str, Any] = {
+        about = {
             key: [a.replace("{f}", name).replace("{v}", f"{{{arg}}}") for a in lines]
             for key, lines in asks.items()
         } | {
@@ -149,13 +171,13 @@ def _offer(rng: random.Random, split: Split) -> _Tool:
         words = rng.choice(
             (f"The {name} of a value.", "A function of our own.", f"Calculate {name}.")
         )
-        return _Tool(about, _spec(rng, name, words, about["args"]))
+        return Tool(about, _spec(rng, name, words, about["args"]))
     unseen = split == "test" and rng.random() < 0.6
     about = rng.choice([t for t in book if bool(t.get("only_test")) == unseen])
     name, words = rng.choice(about["names"]), rng.choice(about["about"])
     if rng.random() < 0.15:  # another habit of writing names
         name = "".join(part.capitalize() for part in name.split("_"))
-    return _Tool(about, _spec(rng, name, words, about["args"]))
+    return Tool(about, _spec(rng, name, words, about["args"]))
 
 
 def _results(rng: random.Random, split: Split) -> dict[str, str]:
@@ -187,7 +209,9 @@ def call_text(name: str, arguments: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """A request, the call that it needs, what the function gives, and what is made of that."""
+
     question: str
     call: str
     result: str
@@ -195,60 +219,77 @@ class _Asked:
     key: str
 
 
-def _ask(rng: random.Random, tool: _Tool, split: Split) -> _Asked:
+def _values(
+    rng: random.Random, args: dict[str, Any], split: Split
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Drawn arguments as JSON has them, and as people say them."""
+    data: dict[str, Any] = {}
+    said: dict[str, str] = {}
+    for key, (kind, _, source) in args.items():
+        if kind == "array":
+            drawn = {str(_draw(rng, source, split).data) for _ in range(rng.choice((1, 2, 3)))}
+            data[key] = sorted(drawn)
+            said[key] = _listed(data[key])
+        elif kind == "object":
+            inner = {k: _draw(rng, s, split) for k, (_, _, s) in source.items()}
+            data[key] = {k: v.data for k, v in inner.items()}
+            said |= {k: v.said for k, v in inner.items()}
+        else:
+            value = _draw(rng, source, split)
+            data[key], said[key] = value.data, value.said
+    return data, said
+
+
+def ask(
+    rng: random.Random, tool: Tool, split: Split, given: dict[str, Said] | None = None
+) -> Asked:
+    """A request for this function.
+
+    Args:
+        rng: draws everything.
+        tool: the function.
+        split: which words and values.
+        given: arguments that are not drawn.
+    """
     about = tool.about
-    values = {k: _draw(rng, how[2], split) for k, how in about["args"].items()}
-    said = {k: v.said for k, v in values.items()}
+    args, lines = about["args"], about["ask" if split == "train" else "ask_test"]
+    if about.get("optional") and rng.random() < 0.5:
+        args = {k: how for k, how in args.items() if k not in about["optional"]}
+        lines = about["short"]
+    data, said = _values(rng, args, split)
+    for key, value in (given or {}).items():
+        data[key], said[key] = value.data, value.said
     drawn = _results(rng, split)
-    question = _fill(rng.choice(about["ask" if split == "train" else "ask_test"]), said)
+    question = _fill(rng.choice(lines), said)
     if split == "train" and rng.random() < 0.12:
         question += rng.choice((" Use the tool.", " Use your functions.", f" Use {tool.name}."))
     result = _fill(about["result"], {**said, **drawn})
     answer = _fill(about["answer"], {**said, **drawn})
     key = next((drawn[k] for k in drawn if f"{{{k}}}" in about["answer"]), "")
-    call = call_text(tool.name, {k: v.data for k, v in values.items()})
-    return _Asked(question[:1].upper() + question[1:], call, result, answer, key)
+    call = call_text(tool.name, data)
+    return Asked(question[:1].upper() + question[1:], call, result, answer, key)
 
 
-def _rendered(turns: Sequence[Message], tools: Sequence[_Tool]) -> tuple[Message, ...]:
+def specs_of(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
+    """The functions as the engine's grammar takes them."""
+    return tuple(t.spec["function"] for t in tools)
+
+
+def rendered(turns: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
+    """The turns with the functions written into them, as the engine writes them."""
     return tuple(FORMAT.prepare(list(turns), [t.spec for t in tools]))
 
 
-def tool_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
-    """Requests to a model that is offered one to three functions."""
-    speaker = draw_name(rng, split)
-    system = draw_system(rng, split, speaker) if rng.random() < 0.4 else []
-    tools: list[_Tool] = []
-    number = rng.choice((1, 2, 2, 3)) if split == "train" else 3
+def offers(rng: random.Random, number: int, split: Split = "train") -> list[Tool]:
+    """Different functions; in training some that differ in little from one another."""
+    tools: list[Tool] = []
     while len(tools) < number:
-        tool = _offer(rng, split)
+        like = tools[-1].about if tools and split == "train" and rng.random() < 0.5 else {}
+        tool = _offer(rng, split, like if "verb" in like else None)
         if tool.name not in [t.name for t in tools] and tool.about not in [t.about for t in tools]:
             tools.append(tool)
-    specs = tuple(t.spec["function"] for t in tools)
-    talks: list[Talk] = []
-
-    def add(task: str, turns: Sequence[Message], *accept: str) -> None:
-        talks.append(Talk(task, _rendered([*system, *turns], tools), accept, specs))
-
-    chosen = [rng.choice(tools) for _ in range(4 if split == "train" else 1)]
-    for index, tool in enumerate(chosen):
-        asked = _ask(rng, tool, split)
-        turns = [user(asked.question), say(asked.call)]
-        if index % 2 == 0 or split == "test":
-            if split == "test":
-                add("tool", turns, asked.call)
-            after = [*turns, say(asked.result, "tool"), say(asked.answer)]
-            add("tool_answer", after, *([asked.key] if asked.key else [asked.answer]))
-        else:
-            add("tool", turns, asked.call)
-    if split == "train" and len(tools) > 1 and rng.random() < 0.12:
-        first, second = (_ask(rng, t, split) for t in rng.sample(tools, 2))
-        both = f"{first.question} {second.question}"
-        add("tool", [user(both), say(f"{first.call}\n{second.call}")])
-    if split == "test" or rng.random() < 0.7:
-        line, reply = rng.choice(phrases("tools")["plain" if split == "train" else "plain_test"])
-        add("tool_plain", [user(line), say(reply)])
-    return Dialogue("tool", tuple(talks))
+    rng.shuffle(tools)
+    return tools
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -262,20 +303,7 @@ def _form(rng: random.Random, form: dict[str, Any], split: Split) -> tuple[str, 
         mood = rng.choice(list(moods))
         lines = moods[mood]
         return rng.choice(lines[:-1] if split == "train" else lines[-1:]), {"mood": mood}
-    data: dict[str, Any] = {}
-    said: dict[str, str] = {}
-    for key, (kind, _, source) in form["args"].items():
-        if kind == "array":
-            drawn = {str(_draw(rng, source, split).data) for _ in range(rng.choice((1, 2, 3)))}
-            data[key] = sorted(drawn)
-            said[key] = _listed(data[key])
-        elif kind == "object":
-            inner = {k: _draw(rng, s, split) for k, (_, _, s) in source.items()}
-            data[key] = {k: v.data for k, v in inner.items()}
-            said |= {k: v.said for k, v in inner.items()}
-        else:
-            value = _draw(rng, source, split)
-            data[key], said[key] = value.data, value.said
+    data, said = _values(rng, form["args"], split)
     text = _fill(rng.choice(form["text" if split == "train" else "text_test"]), said)
     if rng.random() < 0.35:
         parts = [text, rng.choice(phrases("tools")["extra"])]
@@ -293,9 +321,16 @@ def form_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     forms = [f for f in book["forms"] if bool(f.get("only_test")) == unseen]
     system = [say(rng.choice(_ORDERS), "system")] if rng.random() < 0.3 else []
     called = rng.random() < 0.3
+    if split == "train" and rng.random() < 0.35:
+        made = [made_function(rng) for _ in range(3)]
+        forms = [
+            {"args": {k: v for k, v in f["args"].items() if k not in f["optional"]},
+             "text": f["text"], "about": f["form"]}
+            for f in made if len(f["args"]) > len(f["optional"])
+        ] or forms  # fmt: skip
     form = rng.choice(forms)
     name = form["about"].capitalize() if rng.random() < 0.6 else f"save_{form['about']}"
-    tool = _Tool(form, _spec(rng, name, rng.choice(("", f"A {form['about']}.")), form["args"]))
+    tool = Tool(form, _spec(rng, name, rng.choice(("", f"A {form['about']}.")), form["args"]))
     talks = []
     for _ in range(number):
         chosen = form if called else rng.choice(forms)
@@ -305,7 +340,7 @@ def form_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
         question = user("\n".join(line for line in lines if line))
         if called:
             call = call_text(tool.name, data)
-            turns = _rendered([*system, user(text), say(call)], [tool])
+            turns = rendered([*system, user(text), say(call)], [tool])
             talks.append(Talk("form_call", turns, (call,), (tool.spec["function"],)))
             continue
         answer = json.dumps(data, ensure_ascii=False)

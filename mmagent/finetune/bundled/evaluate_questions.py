@@ -19,6 +19,7 @@ from mmagent.finetune.bundled.dialogues_album import (
     album_dialogue,
     doubt_dialogue,
 )
+from mmagent.finetune.bundled.dialogues_calls import tool_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import persona_dialogue
 from mmagent.finetune.bundled.dialogues_picture import (
@@ -27,7 +28,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     remembered_picture,
     shown_of,
 )
-from mmagent.finetune.bundled.dialogues_tools import form_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 from mmagent.finetune.bundled.scenes import Scene, SceneMaker
 
