@@ -112,6 +112,8 @@ def _train(args: argparse.Namespace) -> None:
         phases = (
             ("as it was", "with places") if args.start else ("closed form", "refined", "placed")
         )
+        if args.start and args.placed:
+            phases = phases[:1]
         for phase in phases:
             if phase == "as it was":
                 run.begin_from(args.start)
@@ -183,6 +185,7 @@ def _options(commands: Any) -> None:
             sub.add_argument("--tokens", type=int, default=Settings.tokens, help="in a batch")
             sub.add_argument("--still", type=int, default=Settings.still, help="of 30 layers")
             sub.add_argument("--start", type=Path, help="weights of an earlier version")
+            sub.add_argument("--placed", action="store_true", help="START tells places already")
             sub.add_argument("--seed", type=int, default=Settings.seed)
 
 
