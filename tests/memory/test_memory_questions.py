@@ -168,6 +168,8 @@ def test_pictures_asked_for():
 def test_words():
     assert question_words("What is Sam's order number?") == ["sam", "order", "number"]
     assert question_words("who are you") == ["who", "are", "you"]
+    assert question_words("What do you remember about my cat?") == ["cat"]
+    assert "记得" not in question_words("你还记得我的小猫吗？")
     assert question_words("我的小猫") == ["小猫", "小", "猫"]
     assert question_words("我的猫叫什么名字") == ["猫叫", "猫", "叫", "名字", "名", "字"]
     assert question_words("周末去图书馆看书") == [
