@@ -11,6 +11,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langgraph.constants import TAG_NOSTREAM
 
 from mmagent.errors import UsageError
+from mmagent.middleware.driving import adrive, drive
 from mmagent.middleware.insertion import append_text
 from mmagent.middleware.turns import is_user_turn
 from mmagent.reasoning.parsing import Thought, split_tagged, split_thoughts
@@ -81,14 +82,7 @@ class ReasoningMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Call the model as often as the template wants."""
-        steps = self._steps(request)
-        try:
-            wanted = next(steps)
-            while True:
-                wanted = steps.send(handler(wanted))
-        except StopIteration as finished:
-            response: ModelResponse[Any] = finished.value
-            return response
+        return drive(self._steps(request), handler)
 
     async def awrap_model_call(
         self,
@@ -96,14 +90,7 @@ class ReasoningMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Call the model as often as the template wants."""
-        steps = self._steps(request)
-        try:
-            wanted = next(steps)
-            while True:
-                wanted = steps.send(await handler(wanted))
-        except StopIteration as finished:
-            response: ModelResponse[Any] = finished.value
-            return response
+        return await adrive(self._steps(request), handler)
 
     # The logic, without I/O: it yields requests and is sent responses.
 

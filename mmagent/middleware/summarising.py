@@ -23,6 +23,7 @@ from mmagent.context.summary import (
     summary_request,
 )
 from mmagent.errors import UsageError
+from mmagent.middleware.driving import adrive, drive
 from mmagent.middleware.turns import is_user_turn, words_of
 from mmagent.reasoning.parsing import split_thoughts
 from mmagent.untrusted import neutralise_line
@@ -33,8 +34,10 @@ _log = logging.getLogger(__name__)
 _CONFIG: RunnableConfig = {"tags": [TAG_NOSTREAM], "run_name": "summary"}
 _KEPT = 256
 
-Work = Generator[str, str, "Summary"]
-"""Yields what to ask the chat model, is sent its answer, returns the summary."""
+Made = tuple["Summary", str]
+"""A summary, and the block that shows it together with the pictures."""
+Work = Generator[str, str, Made]
+"""Yields what to ask the chat model, is sent its answer, returns what was made."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,9 @@ class Summariser:
         before: Summary,
         count: TokenCounter,
         pictures: Sequence[str] = (),
-    ) -> tuple[Summary, str]:
+    ) -> Made:
         """Return the summary of the messages that are gone, and its block; see `_work`."""
-        shown = self._pictures(pictures, count)
-        work = self._work(gone, before, count, shown)
-        try:
-            asked = next(work)
-            while True:
-                asked = work.send(self._ask(asked))
-        except StopIteration as finished:
-            summary: Summary = finished.value
-            return summary, format_summary(summary.text.splitlines(), shown)
+        return drive(self._work(gone, before, count, pictures), self._ask)
 
     async def amake(
         self,
@@ -109,21 +104,9 @@ class Summariser:
         before: Summary,
         count: TokenCounter,
         pictures: Sequence[str] = (),
-    ) -> tuple[Summary, str]:
+    ) -> Made:
         """Return the summary of the messages that are gone, and its block; see `_work`."""
-        shown = self._pictures(pictures, count)
-        work = self._work(gone, before, count, shown)
-        try:
-            asked = next(work)
-            while True:
-                asked = work.send(await self._aask(asked))
-        except StopIteration as finished:
-            summary: Summary = finished.value
-            return summary, format_summary(summary.text.splitlines(), shown)
-
-    def _pictures(self, lines: Sequence[str], count: TokenCounter) -> list[str]:
-        """Return the lines about pictures, which may take half of the room."""
-        return picture_lines(lines, lambda rows: _size(rows, (), count) <= self.max_tokens // 2)
+        return await adrive(self._work(gone, before, count, pictures), self._aask)
 
     def _work(
         self,
@@ -132,24 +115,35 @@ class Summariser:
         count: TokenCounter,
         pictures: Sequence[str],
     ) -> Work:
-        """Summarise, going on from the summary before where that still holds.
+        """Summarise, with the lines about pictures, which may take half of the room.
 
         Args:
             gone: All messages that are left out, from the first of the conversation.
             before: The last summary.
             count: Counts tokens.
-            pictures: Lines about pictures, for which there must be room.
+            pictures: Lines about pictures.
         """
+        shown = picture_lines(pictures, lambda rows: _size(rows, (), count) <= self.max_tokens // 2)
+
+        def fits(rows: Sequence[str]) -> bool:
+            return _size(rows, shown, count) <= self.max_tokens
+
+        summary = yield from self._summary(gone, before, fits)
+        return summary, format_summary(summary.text.splitlines(), shown)
+
+    def _summary(
+        self,
+        gone: Sequence[AnyMessage],
+        before: Summary,
+        fits: Callable[[Sequence[str]], bool],
+    ) -> Generator[str, str, Summary]:
+        """Write the sentences, going on from the summary before where that still holds."""
         key = _key(gone)
         if before.key == key:
             return before
         if key in self._made:
             return self._made[key]
         text = ""
-
-        def fits(rows: Sequence[str]) -> bool:
-            return _size(rows, pictures, count) <= self.max_tokens
-
         if self.model is not None:
             goes_on = before.text and _key(gone[: before.covers]) == before.key
             fresh = gone[before.covers :] if goes_on else gone
