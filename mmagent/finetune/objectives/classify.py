@@ -18,14 +18,13 @@ from mmagent.errors import UsageError
 from mmagent.finetune.objectives.models import Feeder, feeder_of, load_model, small_config
 from mmagent.finetune.objectives.rows import PairRow, labels_of
 from mmagent.finetune.objectives.settings import ClassifySettings
-from mmagent.finetune.objectives.task import Objective, Report, classes_report
+from mmagent.finetune.objectives.task import Objective, Report, Task, classes_report
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["CLASSIFY", "load_classifier"]
 
-_BATCH = 64
 _HEAD, _FACTS = "head.safetensors", "classifier.json"
 _OF_FUSION = {
     "early": ("ViltModel", "vilt"),
@@ -83,7 +82,7 @@ def _joint_classifier(encoder: Any, fusion: str, classes: int, dropout: float) -
     return JointClassifier()
 
 
-class ClassifyTask:
+class ClassifyTask(Task):
     """A joint classifier on rows of image, text, label."""
 
     def __init__(self, settings: ClassifySettings, rows: Sequence[PairRow]) -> None:
@@ -115,18 +114,14 @@ class ClassifyTask:
 
     def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
         """Return accuracy and a report by class."""
-        said: list[str] = []
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
-            said += _classes_of(model, self.feeder, part, self.fusion, self.labels)
+        said = [self.labels[number] for number in self.choices(model, rows)]
         return classes_report([row.label or "" for row in rows], said)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the encoder as transformers does, the head and the classes beside it."""
         from safetensors.torch import save_file
 
-        model.encoder.save_pretrained(folder)
-        self.feeder.save(folder)
+        super().save(model.encoder, folder)
         save_file(
             {name: value.contiguous() for name, value in model.head.state_dict().items()},
             folder / _HEAD,
@@ -156,17 +151,6 @@ def load_classifier(folder: Path) -> tuple[Any, Feeder, str, list[str]]:
     model = _joint_classifier(encoder, fusion, len(labels), 0.0)
     model.head.load_state_dict(load_file(folder / _HEAD))
     return model.eval(), feeder_of(str(folder), [], facts["max_tokens"]), fusion, labels
-
-
-def _classes_of(
-    model: Any, feeder: Feeder, rows: Sequence[PairRow], fusion: str, labels: list[str]
-) -> list[str]:
-    import torch
-
-    batch = _inputs(feeder, rows, fusion)
-    with torch.inference_mode():
-        logits = model(**{name: value.to(model.device) for name, value in batch.items()})
-    return [labels[number] for number in logits.argmax(-1).tolist()]
 
 
 def _inputs(feeder: Feeder, rows: Sequence[PairRow], fusion: str) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from mmagent.errors import UsageError
 from mmagent.finetune.objectives.models import feeder_of, load_model, small_config
 from mmagent.finetune.objectives.rows import PairRow
 from mmagent.finetune.objectives.settings import SMALL, EmbedSettings
-from mmagent.finetune.objectives.task import Objective, Report
+from mmagent.finetune.objectives.task import Objective, Report, Task, in_batches
 
 __all__ = ["EMBED", "TrainedEmbedder"]
 
-_BATCH = 64
 _FACTS = "embedder.json"
 _PARTS = {
     "vision": ("vision_model",),
@@ -32,14 +31,15 @@ _PARTS = {
 }
 
 
-class EmbedTask:
+class EmbedTask(Task):
     """CLIPModel (or another dual tower) on rows of image, text."""
+
+    parts = _PARTS
 
     def __init__(self, settings: EmbedSettings, rows: Sequence[PairRow]) -> None:
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
         from transformers import AutoModel, CLIPModel
 
-        self.parts = _PARTS
         self.feeder = feeder_of(settings.base, rows, settings.max_tokens)
         config = small_config(
             "clip", len(self.feeder.tokenizer), settings.dropout, dims=settings.dims
@@ -74,12 +74,9 @@ class EmbedTask:
         # A picture with several texts counts once; several pictures may share a text.
         once = list({row.image.sha256: row for row in rows}.values())
         texts, pictures = [], []
-        for start in range(0, len(once), _BATCH):
-            batch = self.collate(once[start : start + _BATCH], training=False)
-            with torch.inference_mode():
-                moved = {name: value.to(model.device) for name, value in batch.items()}
-                texts.append(_vectors(model, moved))
-                pictures.append(_vectors(model, moved, pictures=True))
+        for batch in self.batches(model, once):
+            texts.append(_vectors(model, batch))
+            pictures.append(_vectors(model, batch, pictures=True))
         scores = torch.cat(texts) @ torch.cat(pictures).T  # [texts, pictures]
         said = [row.text for row in once]
         same = torch.tensor([[one == two for two in said] for one in said])
@@ -93,8 +90,7 @@ class EmbedTask:
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a checkpoint that transformers and `TrainedEmbedder` load."""
-        model.save_pretrained(folder)
-        self.feeder.save(folder)
+        super().save(model, folder)
         facts = {"max_tokens": self.feeder.max_tokens}
         (folder / _FACTS).write_text(json.dumps(facts) + "\n", "utf-8")
 
@@ -130,10 +126,9 @@ class TrainedEmbedder:
         import torch
 
         found: list[list[float]] = []
-        for start in range(0, len(texts), _BATCH):
+        for part in in_batches(texts):
             with torch.inference_mode():
-                batch = self._feeder.text(texts[start : start + _BATCH])
-                found += _vectors(self._model, batch).tolist()
+                found += _vectors(self._model, self._feeder.text(part)).tolist()
         return found
 
     def embed_query(self, text: str) -> list[float]:
@@ -146,12 +141,9 @@ class TrainedEmbedder:
         from PIL import Image
 
         found: list[list[float]] = []
-        for start in range(0, len(images), _BATCH):
-            part = [
-                Image.open(io.BytesIO(data)).convert("RGB")
-                for data in images[start : start + _BATCH]
-            ]
-            pixels = self._feeder.images(images=part, return_tensors="pt")["pixel_values"]
+        for part in in_batches(images):
+            opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in part]
+            pixels = self._feeder.images(images=opened, return_tensors="pt")["pixel_values"]
             with torch.inference_mode():
                 found += _vectors(self._model, {"pixel_values": pixels}, pictures=True).tolist()
         return found

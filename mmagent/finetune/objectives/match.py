@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmagent.errors import UsageError
 from mmagent.finetune.objectives.models import feeder_of, load_model, small_config
 from mmagent.finetune.objectives.rows import PairRow
 from mmagent.finetune.objectives.settings import MatchSettings
-from mmagent.finetune.objectives.task import Objective, Report, classes_report
+from mmagent.finetune.objectives.task import Objective, Report, Task, classes_report
 
 __all__ = ["MATCH"]
 
-_BATCH = 64
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
 _PARTS = {
@@ -30,13 +28,14 @@ _PARTS = {
 }
 
 
-class MatchTask:
+class MatchTask(Task):
     """BlipForImageTextRetrieval on rows of image, text, label."""
+
+    parts = _PARTS
 
     def __init__(self, settings: MatchSettings, rows: Sequence[PairRow]) -> None:
         from transformers import BlipForImageTextRetrieval
 
-        self.parts = _PARTS
         for row in rows:
             if row.label is not None and row.label.lower() not in (*_TRUE, *_FALSE):
                 raise UsageError(f"{row.where}: the label is {row.label!r}; write true or false.")
@@ -70,24 +69,14 @@ class MatchTask:
 
     def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
         """Return accuracy and a report of both classes."""
-        import torch
-
         truth: list[str] = []
         said: list[str] = []
         names = ("does not fit", "fits")
-        for start in range(0, len(rows), _BATCH):
-            batch = self.collate(rows[start : start + _BATCH], training=False)
-            with torch.inference_mode():
-                moved = {name: value.to(model.device) for name, value in batch.items()}
-                _, logits, labels = self.loss(model, moved)
+        for batch in self.batches(model, rows):
+            _, logits, labels = self.loss(model, batch)
             truth += [names[label] for label in labels.tolist()]
             said += [names[label] for label in logits.argmax(-1).tolist()]
         return classes_report(truth, said)
-
-    def save(self, model: Any, folder: Path) -> None:
-        """Write a checkpoint that transformers loads."""
-        model.save_pretrained(folder)
-        self.feeder.save(folder)
 
     def _pairs(self, row: PairRow, rng: random.Random) -> list[tuple[PairRow, str, bool]]:
         if row.label is not None:

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmagent.finetune.objectives.models import feeder_of, load_model, small_config
 from mmagent.finetune.objectives.rows import PairRow
 from mmagent.finetune.objectives.settings import PretrainSettings
-from mmagent.finetune.objectives.task import Objective, Report
+from mmagent.finetune.objectives.task import Objective, Report, Task
 
 __all__ = ["PRETRAIN"]
 
-_BATCH = 64
 _BINS = 4
 _IGNORED = -100
 _PARTS = {
@@ -30,13 +28,14 @@ _PARTS = {
 }
 
 
-class PretrainTask:
+class PretrainTask(Task):
     """FlavaForPreTraining on rows of image, text."""
+
+    parts = _PARTS
 
     def __init__(self, settings: PretrainSettings, rows: Sequence[PairRow]) -> None:
         from transformers import FlavaForPreTraining
 
-        self.parts = _PARTS
         self.settings = settings
         self.feeder = feeder_of(settings.base, rows, settings.max_tokens)
         config = small_config(
@@ -81,15 +80,10 @@ class PretrainTask:
 
     def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
         """Return how much of what was hidden is told right."""
-        import torch
-
         right = {"masked words": 0, "masked regions": 0, "image-text matching": 0}
         asked = dict.fromkeys(right, 0)
-        for start in range(0, len(rows), _BATCH):
-            batch = self.collate(rows[start : start + _BATCH], training=False)
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            with torch.inference_mode():
-                found = self._forward(model, batch)
+        for batch in self.batches(model, rows):
+            found = self._forward(model, batch)
             own = batch["itm_labels"] == 1
             own = own | ~own.any()
             words = batch["mlm_labels"][own]
@@ -102,11 +96,6 @@ class PretrainTask:
                 right[name] += int((logits.argmax(-1) == truth).sum())
                 asked[name] += int(truth.numel())
         return Report({name: right[name] / max(1, asked[name]) for name in right})
-
-    def save(self, model: Any, folder: Path) -> None:
-        """Write a checkpoint that transformers loads."""
-        model.save_pretrained(folder)
-        self.feeder.save(folder)
 
     def _forward(self, model: Any, batch: dict[str, Any]) -> Any:
         # The class writes into the labels of regions.

@@ -92,7 +92,7 @@ def run_objective(
         folder = settings.output / _MODEL
         folder.mkdir(exist_ok=True)
         task.save(model, folder)
-        after = task.measure(model, sides.test) if sides.test else None
+        after = _measured(task, model, sides)
     report = {
         "objective": objective.name,
         "classes": objective.classes,
@@ -200,13 +200,20 @@ def _accuracy(found: Any) -> dict[str, float]:
     return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
 
 
+def _measured(task: Task, model: Any, sides: Sides) -> Report | None:
+    import torch
+
+    with torch.inference_mode():
+        return task.measure(model, sides.test) if sides.test else None
+
+
 def _before(task: Task, sides: Sides, output: Path, resume: bool) -> Report | None:
     """Measure the untrained model; a resumed run remembers what was measured at its start."""
     file = output / "before.json"
     if resume and file.exists():
         found = json.loads(file.read_text("utf-8"))
         return Report(found) if found else None
-    report = task.measure(task.model.eval(), sides.test) if sides.test else None
+    report = _measured(task, task.model.eval(), sides)
     write_json(file, report.figures if report else {})
     return report
 

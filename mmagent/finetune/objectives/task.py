@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+from mmagent.finetune.objectives.models import Feeder
 from mmagent.finetune.objectives.rows import PairRow
 
-__all__ = ["Objective", "Report", "Task", "classes_report"]
+__all__ = ["Objective", "Report", "Task", "classes_report", "in_batches"]
+
+_BATCH = 64
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -25,24 +30,44 @@ class Report:
     table: str = ""
 
 
-class Task(Protocol):
+class Task(ABC):
     """One objective on its data: made once for a run."""
 
     model: Any
+    feeder: Feeder
     parts: Mapping[str, tuple[str, ...]]
     """Beginnings of the parameters' names that are "vision", "projector" and "language"."""
 
+    @abstractmethod
     def collate(self, rows: Sequence[PairRow], *, training: bool) -> dict[str, Any]:
         """Return a batch."""
 
+    @abstractmethod
     def loss(self, model: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
         """Return the loss, and logits [rows, classes] with labels [rows], or None for both."""
 
+    @abstractmethod
     def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
-        """Measure on rows; the model is in evaluation mode."""
+        """Measure on rows; the model is in evaluation mode, and no gradients are kept."""
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write what is needed to use the model."""
+        """Write a checkpoint that transformers loads."""
+        model.save_pretrained(folder)
+        self.feeder.save(folder)
+
+    def batches(self, model: Any, rows: Sequence[PairRow]) -> Iterator[dict[str, Any]]:
+        """Yield the rows in batches for measuring, on the model's device."""
+        for part in in_batches(rows):
+            batch = self.collate(part, training=False)
+            yield {name: value.to(model.device) for name, value in batch.items()}
+
+    def choices(self, model: Any, rows: Sequence[PairRow]) -> list[int]:
+        """Return the number of the class that the model gives each row."""
+        found: list[int] = []
+        for batch in self.batches(model, rows):
+            _, logits, _ = self.loss(model, batch)
+            found += logits.argmax(-1).tolist()
+        return found
 
 
 @dataclass(frozen=True)
@@ -65,6 +90,12 @@ class Objective:
     classes: str
     needs_label: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def in_batches(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Yield the items, as many at a time as a small machine takes."""
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
 
 
 def classes_report(truth: Sequence[str], said: Sequence[str]) -> Report:

@@ -7,17 +7,14 @@ labels, as in Kim, Son and Kim, "ViLT" (ICML 2021).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mmagent.finetune.objectives.models import Feeder, feeder_of, load_model, small_config
+from mmagent.finetune.objectives.models import feeder_of, load_model, small_config
 from mmagent.finetune.objectives.rows import PairRow, labels_of
 from mmagent.finetune.objectives.settings import VqaSettings
-from mmagent.finetune.objectives.task import Objective, Report, classes_report
+from mmagent.finetune.objectives.task import Objective, Report, Task, classes_report
 
 __all__ = ["VQA"]
-
-_BATCH = 64
 _PARTS = {
     "vision": ("vilt.embeddings.patch_embeddings", "vilt.embeddings.position_embeddings"),
     "projector": ("vilt.embeddings.token_type_embeddings",),
@@ -25,16 +22,17 @@ _PARTS = {
 }
 
 
-class VqaTask:
+class VqaTask(Task):
     """ViltForQuestionAnswering on rows of image, question, answer."""
+
+    parts = _PARTS
 
     def __init__(self, settings: VqaSettings, rows: Sequence[PairRow]) -> None:
         from transformers import ViltForQuestionAnswering
 
-        self.parts = _PARTS
         self.answers = labels_of(rows, settings.answers)
         self._number = {answer: number for number, answer in enumerate(self.answers)}
-        self.feeder: Feeder = feeder_of(settings.base, rows, settings.max_tokens)
+        self.feeder = feeder_of(settings.base, rows, settings.max_tokens)
         names = {
             "id2label": dict(enumerate(self.answers)),
             "label2id": dict(self._number),
@@ -63,21 +61,8 @@ class VqaTask:
 
     def measure(self, model: Any, rows: Sequence[PairRow]) -> Report:
         """Return accuracy and a report by answer."""
-        import torch
-
-        said: list[str] = []
-        for start in range(0, len(rows), _BATCH):
-            batch = self.collate(rows[start : start + _BATCH], training=False)
-            batch.pop("labels")
-            with torch.inference_mode():
-                logits = model(**{name: value.to(model.device) for name, value in batch.items()})
-            said += [self.answers[n] for n in logits.logits.argmax(-1).tolist()]
+        said = [self.answers[number] for number in self.choices(model, rows)]
         return classes_report([row.label or "" for row in rows], said)
-
-    def save(self, model: Any, folder: Path) -> None:
-        """Write a checkpoint that transformers loads."""
-        model.save_pretrained(folder)
-        self.feeder.save(folder)
 
 
 VQA = Objective("vqa", "question", "answer", VqaTask, "ViltForQuestionAnswering")
