@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_ROOT / "tests" / "faults"), str(_ROOT / "memory")]
+sys.path[:0] = [str(_ROOT / folder) for folder in ("tests/faults", "tests", "memory")]
 
 QUICK_KILLS, QUICK_DAMAGES = 55, 54
 """Rounds of a quick campaign, over all kinds."""

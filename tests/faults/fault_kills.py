@@ -8,16 +8,15 @@ import random
 import shutil
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fault_book import EMBEDDER, Book, check, open_store, text_of
 from fault_forks import Tell, ask, die_at_step, start
+from format_1 import add_item, make_store
 
 from mmagent_memory import LongTermMemory
 from mmagent_memory import faiss_index as faiss_index_module
@@ -290,61 +289,20 @@ def _open(folder: Path, tell: Tell, chance: random.Random) -> None:
             return
 
 
-_VERSION_1 = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY, ns INTEGER NOT NULL REFERENCES namespaces (id), key BLOB NOT NULL,
-    value TEXT NOT NULL, fields TEXT, created INTEGER NOT NULL, updated INTEGER NOT NULL,
-    ttl INTEGER, expires INTEGER, crc INTEGER NOT NULL, kinds BLOB NOT NULL,
-    vectors BLOB NOT NULL, body TEXT, about TEXT, caption TEXT, context TEXT
-);
-CREATE UNIQUE INDEX items_by_key ON items (ns, key);
-CREATE INDEX items_by_namespace ON items (ns);
-CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
-CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
-CREATE INDEX tombstones_by_namespace ON tombstones (ns);
-CREATE TABLE images (
-    hash BLOB PRIMARY KEY, mime TEXT NOT NULL, width INTEGER, height INTEGER, data BLOB NOT NULL
-);
-CREATE TABLE item_images (
-    item INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (item, hash)
-) WITHOUT ROWID;
-CREATE INDEX item_images_by_hash ON item_images (hash);
-CREATE VIRTUAL TABLE full_text USING fts5(
-    body, about, caption, context,
-    content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
-);
-PRAGMA application_id = 1835885933;
-PRAGMA user_version = 1;
-PRAGMA journal_mode = WAL;
-"""
-
-
 def _fill_old(folder: Path, tell: Tell) -> None:
     """Make a store as the first version of the package made it."""
     folder.mkdir(parents=True)
     names = [f"keep/{one}" for one in range(120)]
-    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-        db.executescript(_VERSION_1)
-        db.execute("INSERT INTO meta VALUES ('store', lower(hex(randomblob(16))))")
-        db.execute("INSERT INTO meta VALUES ('embedder', ?)", (EMBEDDER.fingerprint,))
-        db.execute("INSERT INTO meta VALUES ('dims', ?)", (EMBEDDER.dims,))
-        db.execute("INSERT INTO namespaces VALUES (1, ?)", (b"keep.",))
+    made = make_store(
+        folder / DATABASE, fingerprint=EMBEDDER.fingerprint, dims=EMBEDDER.dims, namespace=b"keep."
+    )
+    with closing(made) as db:
         db.execute("BEGIN")
         for number, name in enumerate(names, start=1):
             key, text = name.split("/")[1].encode(), text_of(name, 1)
             value = json.dumps({"version": 1, "text": text})
-            crc = zlib.crc32(key)
-            for part in (value.encode(), b"\0", text.encode(), b"", b"", b""):
-                crc = zlib.crc32(part, crc)
-            data = np.asarray(EMBEDDER.embed_documents([text])[0], dtype="<f4").tobytes()
-            vectors = data + zlib.crc32(b"\0" + data).to_bytes(4, "little")
-            row = (number, 1, key, value, None, 1, 1, None, None, crc, b"\0", vectors)
-            db.execute(
-                "INSERT INTO items VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'','','')", (*row, text)
-            )
-        db.execute("INSERT INTO full_text (full_text) VALUES ('rebuild')")
+            vector = EMBEDDER.embed_documents([text])[0]
+            add_item(db, number, key, value, (text, "", "", ""), vector)
         db.execute("COMMIT")
     (folder / MARKER).write_text("A memory store of mmagent lives in this folder.\n")
     tell({"begin": dict.fromkeys(names, 1)})

@@ -5,110 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
+from format_1 import add_item, make_store
 
 from mmagent_memory import FaissStore, HashEmbedder
 from mmagent_memory import migration as migrating
 from mmagent_memory.checking import verify
 from mmagent_memory.errors import CorruptStoreError
-from mmagent_memory.schema import APPLICATION_ID, VERSION
+from mmagent_memory.schema import VERSION
 
-# As the first version made it.
-FORMAT_1 = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE namespaces (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY,
-    ns INTEGER NOT NULL REFERENCES namespaces (id),
-    key BLOB NOT NULL,
-    value TEXT NOT NULL,
-    fields TEXT,
-    created INTEGER NOT NULL,
-    updated INTEGER NOT NULL,
-    ttl INTEGER,
-    expires INTEGER,
-    crc INTEGER NOT NULL,
-    kinds BLOB NOT NULL,
-    vectors BLOB NOT NULL,
-    body TEXT, about TEXT, caption TEXT, context TEXT
-);
-CREATE UNIQUE INDEX items_by_key ON items (ns, key);
-CREATE INDEX items_by_namespace ON items (ns);
-CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
-CREATE TABLE tombstones (seq INTEGER PRIMARY KEY, item INTEGER NOT NULL, ns INTEGER NOT NULL);
-CREATE INDEX tombstones_by_namespace ON tombstones (ns);
-CREATE TABLE images (
-    hash BLOB PRIMARY KEY, mime TEXT NOT NULL, width INTEGER, height INTEGER, data BLOB NOT NULL
-);
-CREATE TABLE item_images (
-    item INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (item, hash)
-) WITHOUT ROWID;
-CREATE INDEX item_images_by_hash ON item_images (hash);
-CREATE VIRTUAL TABLE full_text USING fts5(
-    body, about, caption, context,
-    content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
-);
-"""
 PICTURE = hashlib.sha256(b"picture").digest()
 MICROSECONDS = 1_700_000_000_000_000
-
-
-def crc_of(key: bytes, value: str, fields: str | None, words: tuple[str | None, ...]) -> int:
-    crc = zlib.crc32(key)
-    for part in (value, fields, *words):
-        crc = zlib.crc32(b"\x00" if part is None else part.encode("utf-8", "replace"), crc)
-    return crc
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """Return a folder with a store of format 1: thirty items, some with pictures, some removed."""
     embedder = HashEmbedder(dims=64)
-    db = sqlite3.connect(tmp_path / "memory.sqlite3", isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.executescript(FORMAT_1)
-    db.execute("INSERT INTO namespaces VALUES (1, ?)", (b"notes.sam.",))
-    for name, value in (("store", "ab" * 16), ("embedder", embedder.fingerprint), ("dims", 64)):
-        db.execute("INSERT INTO meta VALUES (?, ?)", (name, value))
+    db = make_store(
+        tmp_path / "memory.sqlite3",
+        fingerprint=embedder.fingerprint,
+        dims=64,
+        namespace=b"notes.sam.",
+    )
     db.execute("INSERT INTO images VALUES (?, 'image/png', 1, 1, ?)", (PICTURE, b"picture"))
     for number in range(1, 31):
         text = f"note {number} about 陇西 and kettles"
-        value, key = json.dumps({"text": text}), f"k{number}".encode()
-        unit = np.asarray(embedder.embed_documents([text])[0], dtype="<f4")
-        data, kinds = (unit / np.linalg.norm(unit)).tobytes(), b"\x00"
-        words = (text, "", "", "") if number % 5 else (None,) * 4
-        ttl = 60_000_000_000_000 if number % 2 else None
-        db.execute(
-            "INSERT INTO items VALUES (?, 1, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                number,
-                key,
-                value,
-                MICROSECONDS + number,
-                MICROSECONDS + number,
-                ttl,
-                None if ttl is None else 2 * MICROSECONDS,
-                crc_of(key, value, None, words),
-                kinds,
-                data + zlib.crc32(kinds + data).to_bytes(4, "little"),
-                *words,
-            ),
+        lives = number % 2 == 1
+        add_item(
+            db,
+            number,
+            f"k{number}".encode(),
+            json.dumps({"text": text}),
+            (text, "", "", "") if number % 5 else (None,) * 4,
+            embedder.embed_documents([text])[0],
+            at=MICROSECONDS + number,
+            ttl=60_000_000_000_000 if lives else None,
+            expires=2 * MICROSECONDS if lives else None,
         )
-        if words[0]:
-            db.execute(
-                "INSERT INTO full_text (rowid, body, about, caption, context) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (number, *words),
-            )
         if number % 10 == 0:
             db.execute("INSERT INTO item_images VALUES (?, ?)", (number, PICTURE))
     db.execute("INSERT INTO tombstones VALUES (31, 99, 1)")
-    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute("PRAGMA user_version = 1")
     db.close()
     return tmp_path
 
