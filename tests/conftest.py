@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +66,29 @@ def _hermetic(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """A home of its own for every test, and the same random numbers every time."""
     monkeypatch.setenv("MMAGENT_HOME", str(tmp_path_factory.mktemp("home")))
     random.seed(0)
+
+
+@pytest.fixture
+def run_page(_hermetic: None, tmp_path: Path) -> Callable[[str], str]:
+    """Run the Python blocks of a page as one program; return what it prints."""
+    root = Path(__file__).parents[1]
+
+    def run(page: str) -> str:
+        blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        path = os.pathsep.join(str(root / folder) for folder in ("", "memory", "prompts"))
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,23 +9,13 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "context.md").read_text("utf-8")
 
 
-def test_the_python_block_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    path = ":".join(str(ROOT / folder) for folder in ("", "memory", "prompts"))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        env={"PYTHONPATH": path, "MMAGENT_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert " of 300\n" in done.stdout
-    assert "'source': 'system'" in done.stdout
-    assert "evicted, oldest first" in done.stdout
-    assert "summary" in done.stdout
+def test_the_python_block_runs(run_page: Callable[[str], str]) -> None:
+    assert PAGE.count("```python\n") == 1
+    said = run_page(PAGE)
+    assert " of 300\n" in said
+    assert "'source': 'system'" in said
+    assert "evicted, oldest first" in said
+    assert "summary" in said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mmagent.personas.persona import Persona
@@ -9,25 +8,14 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "personas.md").read_text("utf-8")
 
 
-def test_the_python_blocks_run(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
-    path = ":".join(str(ROOT / folder) for folder in ("", "memory", "prompts"))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
-        cwd=tmp_path,
-        env={"PYTHONPATH": path, "MMAGENT_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "You are Mia, a warm and curious companion of Sam." in done.stdout
-    assert "('Unknown fields, kept: odd.',)" in done.stdout
-    assert "User) I am allergic to nuts." not in done.stdout
-    assert "Sam) I am allergic to nuts.\n" in done.stdout
-    assert "[/Memories]\nWhat about nuts?" in done.stdout
+def test_the_python_blocks_run(run_page: Callable[[str], str]) -> None:
+    assert PAGE.count("```python\n") == 3
+    said = run_page(PAGE)
+    assert "You are Mia, a warm and curious companion of Sam." in said
+    assert "('Unknown fields, kept: odd.',)" in said
+    assert "User) I am allergic to nuts." not in said
+    assert "Sam) I am allergic to nuts.\n" in said
+    assert "[/Memories]\nWhat about nuts?" in said
 
 
 def test_the_yaml_block_is_a_persona() -> None:
