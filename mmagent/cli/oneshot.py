@@ -10,10 +10,10 @@ from mmagent.cli.stopping import ctrl_c_stops
 from mmagent.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmagent.cli.session import ChatSession
+    from mmagent.cli.session import Asking, ChatSession
     from mmagent.media import LoadedImage
 
-__all__ = ["answer_each"]
+__all__ = ["answer_each", "print_answer"]
 
 
 def answer_each(
@@ -33,15 +33,20 @@ def answer_each(
     for message in messages:
         asking = session.ask(message, shown)
         shown = []
-        with ctrl_c_stops(asking):
-            for piece in asking:
-                if not as_json:
-                    print(printable(piece), end="", flush=True)
-        if as_json:
-            print_json(asking.turn.as_dict())
-        else:
-            print(flush=True)
+        print_answer(asking, as_json=as_json)
         if asking.turn.stopped:
             raise KeyboardInterrupt
     if shown:
         raise UsageError("There is a picture and no message: add --message.")
+
+
+def print_answer(asking: Asking, *, as_json: bool) -> None:
+    """Print an answer piece by piece, or the whole turn as JSON at its end; Ctrl-C stops it."""
+    with ctrl_c_stops(asking):
+        for piece in asking:
+            if not as_json:
+                print(printable(piece), end="", flush=True)
+    if as_json:
+        print_json(asking.turn.as_dict())
+    else:
+        print(flush=True)

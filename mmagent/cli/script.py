@@ -4,7 +4,7 @@ persona: mia
 user: sam
 turns:
 - say: Look at my new cat!
-images: [cat.png]            # beside the file
+  images: [cat.png]          # beside the file
 - later: The next day.         # the memory is closed and opened, the conversation is new
 - say: Do you remember what pet I showed you?
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 
+from mmagent.cli.oneshot import print_answer
 from mmagent.cli.pictures import load_pictures
 from mmagent.cli.screen import colour, dim, print_json, printable
 from mmagent.cli.session import ChatSession, Settings, Turn
-from mmagent.cli.stopping import ctrl_c_stops
 from mmagent.errors import UsageError
 from mmagent_prompts import CatalogueError, load_yaml
 
@@ -131,14 +131,9 @@ def _turn(session: ChatSession, step: Step, pictures: list[LoadedImage], *, as_j
         shown = "".join(f"[{name}] " for name in step.images)
         print(f"{colour(f'{session.user_name}:', 'cyan')} {shown}{text}")
         print(f"{colour(f'{session.persona.spoken_name}:', 'magenta')} ", end="", flush=True)
-    with ctrl_c_stops(asking):
-        for piece in asking:
-            if not as_json:
-                print(printable(piece), end="", flush=True)
+    print_answer(asking, as_json=as_json)
     if as_json:
-        print_json(asking.turn.as_dict())
         return asking.turn
-    print(flush=True)
     for hit in asking.turn.memories[:2]:
         pictures_ = "".join(f" [picture {image.id[:8]}]" for image in hit.images)
         words = printable(" ".join(f"{hit.speaker or 'someone'}: {hit.text}{pictures_}".split()))
