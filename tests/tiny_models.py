@@ -53,6 +53,14 @@ _CORPUS = [
     "system user assistant tool name arguments the quick brown fox jumps over the lazy dog",
     "My order number is A-17 and I am allergic to nuts. What do you remember about my order?",
 ] * 4
+_TOWER: dict[str, Any] = {  # one that sees 16 patches
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 
 def build_tokenizer(
@@ -137,15 +145,7 @@ def build_llava(folder: Path, *, max_positions: int = 2048) -> Path:
     torch.manual_seed(7)
     tokenizer = build_tokenizer()
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            initializer_range=0.3,
-        ),
+        vision_config=CLIPVisionConfig(**_TOWER, initializer_range=0.3),
         text_config=_llama(len(tokenizer), max_positions),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_select_strategy="default",
@@ -225,15 +225,7 @@ def build_llava_next(folder: Path) -> Path:
     tokenizer = build_tokenizer()
     grid = [[32, 64], [64, 32], [64, 64]]
     config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            initializer_range=0.3,
-        ),
+        vision_config=CLIPVisionConfig(**_TOWER, initializer_range=0.3),
         text_config=_llama(len(tokenizer)),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_grid_pinpoints=grid,
@@ -276,15 +268,7 @@ def build_idefics3(folder: Path) -> Path:
         chat_template=CHAT_TEMPLATE,
     )
     config = Idefics3Config(
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-            "initializer_range": 0.3,
-        },
+        vision_config={**_TOWER, "initializer_range": 0.3},
         text_config=_llama(len(tokenizer)),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -335,12 +319,7 @@ def build_gemma3(folder: Path) -> Path:
         pad_token_id=0,
     )
     vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
+        **_TOWER,
         vision_use_head=False,
     )
     config = Gemma3Config(
@@ -475,12 +454,7 @@ def build_paligemma(folder: Path) -> Path:
         pad_token_id=0,
     )
     vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
+        **_TOWER,
         vision_use_head=False,
         num_image_tokens=16,
     )
