@@ -46,7 +46,7 @@ TEXT, IMAGE = 0, 1
 MAX_VECTORS = 1024
 """Most vectors of one item."""
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _DECODE: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -227,6 +227,23 @@ def _path_of(namespace: tuple[str, ...]) -> bytes:
 def labels_of(path: bytes) -> tuple[str, ...]:
     """Return the labels of a stored namespace."""
     return tuple(_readable(path).split(".")[:-1])
+
+
+def _encoding() -> Callable[[Any], str]:
+    """Return what makes JSON, made once: `JSONEncoder.encode` makes it anew for every value.
+
+    A value that holds itself is a RecursionError then, not a ValueError.
+    """
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:
+        return _ENCODER.encode
+    pieces = make(
+        None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", False, False, True
+    )  # fmt: skip
+    return lambda value: "".join(pieces(value, 0))
+
+
+_ENCODE = _encoding()
 
 
 def to_json(value: Mapping[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -106,14 +107,20 @@ class FaissStore(StoreSurface):
 
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; on disk when this returns."""
-        self._write(puts, None)
+        self._commit(self._prepared(puts, None))
 
-    def _write(self, puts: Sequence[Put], vectors: Sequence[Vectors | None] | None) -> None:
+    def _prepared(
+        self, puts: Sequence[Put], vectors: Sequence[Vectors | None] | None
+    ) -> list[PreparedPut]:
+        """Do all that can be done before the transaction: JSON, words, vectors, checksums."""
         prepared = [PreparedPut(put, words_of(put)) for put in puts]
         if vectors is None:
             vectors = self.vectorizer.vectors_of(puts)
         for one, mine in zip(prepared, vectors, strict=True):
             one.with_vectors(mine)
+        return prepared
+
+    def _commit(self, prepared: Sequence[PreparedPut]) -> None:
         newest = self._committer.write(prepared)
         if self.vectorizer.enabled and newest > self.exact_limit:
             self._indexer.notice(newest)
@@ -128,7 +135,8 @@ class FaissStore(StoreSurface):
         """Write many items, in batches; return how many.
 
         Each batch is one transaction and on disk when `progress` hears of it: a load that was
-        broken off is taken up again by loading the same items once more.
+        broken off is taken up again by loading the same items once more. While one batch is
+        written, the next is made ready.
 
         Args:
             items: (namespace, key, value) of each.
@@ -136,23 +144,35 @@ class FaissStore(StoreSurface):
                 store's embedder makes them. None: they are made now.
             progress: Called with how many items are stored, after each batch.
         """
-        done = 0
+        told = progress or (lambda _: None)
+        done = begun = 0
         known: set[tuple[str, ...]] = set()
-        for batch in _batches(items):
-            puts = []
-            for namespace, key, value in batch:
-                if namespace not in known:
-                    validate_op_namespace(PutOp(namespace, key, value))
-                    known.add(namespace)
-                puts.append(Put(namespace, key, value))
-            if vectors is None:
-                self.write(puts)
-            else:
-                part = vectors[done : done + len(puts)]
-                self._write(puts, self.vectorizer.given(part, len(puts)))
-            done += len(puts)
-            if progress is not None:
-                progress(done)
+        with ThreadPoolExecutor(1, "mmagent-bulk") as disk:
+            written: Future[None] | None = None
+            try:
+                for batch in _batches(items):
+                    puts = []
+                    for namespace, key, value in batch:
+                        if namespace not in known:
+                            validate_op_namespace(PutOp(namespace, key, value))
+                            known.add(namespace)
+                        puts.append(Put(namespace, key, value))
+                    part = None
+                    if vectors is not None:
+                        part = self.vectorizer.given(vectors[begun : begun + len(puts)], len(puts))
+                    prepared = self._prepared(puts, part)
+                    if written is not None:
+                        before, written = written, None
+                        before.result()
+                        done = begun
+                        told(done)
+                    begun += len(puts)
+                    written = disk.submit(self._commit, prepared)
+            finally:
+                if written is not None:
+                    written.result()
+                    done = begun
+                    told(done)
         return done
 
     def sweep_ttl(self) -> int:
