@@ -154,8 +154,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             derive_what: What it derives.
 
         Raises:
-            UsageError: `k`, `max_pictures` or `near_turns` is negative, `store` is no store and no memory, or
-                nothing can be derived in that memory.
+            UsageError: `k`, `max_pictures` or `near_turns` is negative, `store` is no store and no
+                memory, or nothing can be derived in that memory.
         """
         super().__init__()
         if min(k, max_pictures, near_turns or 0) < 0:
