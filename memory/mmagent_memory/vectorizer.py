@@ -197,12 +197,22 @@ class Vectorizer:
 
 
 def words_of(put: Put) -> FullText:
-    """Return the words by which a put is found in full text."""
+    """Return the words by which a put is found in full text.
+
+    Raises:
+        MemoryUsageError: Its value holds itself.
+    """
     if put.texts is not None:
         return put.texts
     if put.value is None or put.index is False:
         return FullText()
-    return FullText(body=prepare("\n".join(_words_in(put.value))))
+    try:
+        return FullText(body=prepare("\n".join(_words_in(put.value))))
+    except RecursionError:
+        raise MemoryUsageError(
+            f"The value of {put.key!r} holds itself, or is nested hundreds of levels deep; store "
+            "strings, numbers, lists and mappings."
+        ) from None
 
 
 def indexed_texts(

@@ -234,6 +234,16 @@ def test_a_batch_is_all_or_nothing(store: FaissStore):
     assert store.search(("b",)) == []
 
 
+def test_a_value_that_holds_itself_is_refused(store: FaissStore):
+    value: dict = {"text": "round and round"}
+    value["inner"] = [value]
+    with pytest.raises(MemoryUsageError, match=r"'round'.*holds itself"):
+        store.batch([PutOp(("b",), "good", {"n": 1}), PutOp(("b",), "round", value)])
+    with pytest.raises(MemoryUsageError, match=r"'round'.*JSON"):
+        store.put(("b",), "round", value, index=False)
+    assert store.search(("b",)) == []
+
+
 STRANGE = [
     "\ud800 half a pair",
     "NUL \x00 inside",
