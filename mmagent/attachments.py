@@ -1,10 +1,9 @@
-"""Files that are more than one picture: PDFs by their pages, films by frames, speech by its words.
+"""Files that are more than one picture: PDFs by their pages, films by frames, and recordings.
 
-`read_attachment` turns the bytes of one into parts of a message: texts and pictures in order,
-each marked with where it is from ("[page 2 of 3]", "[film at 0:04]", "[speech: ...]"). What a
-decoder may do is bounded before it runs: pages, pixels, seconds, frames. Containers are told by
-their first bytes and opened with that one demuxer, since playlists and the like can name other
-files and addresses.
+`read_attachment` turns the bytes of one into parts of a message: texts, pictures and sounds in
+order, each marked with where it is from ("[page 2 of 3]", "[film at 0:04]", "[speech: ...]").
+Sound stays sound for a model that hears; for others its words are written down. What a decoder
+may do is bounded before it runs: pages, pixels, seconds, frames.
 
 PDFs need pypdfium2; films and sound need PyAV (both: `pip install 'mmagent[media]'`).
 """
@@ -19,6 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmagent.errors import MediaError, MissingDependencyError
 from mmagent.media import MediaPolicy
+from mmagent.sounds import (
+    INSTALL,
+    NO_SOUND,
+    SAMPLE_RATE,
+    LoadedSound,
+    decode_sound,
+    length_of,
+    load_sound,
+    open_container,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,37 +36,28 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLE_RATE", "Part", "Transcribe", "read_attachment"]
 
-SAMPLE_RATE = 16_000
-"""Of the sound that a transcriber is given, in samples a second."""
 Transcribe = Callable[["NDArray[np.float32]"], str]
 """From mono sound, [samples] at SAMPLE_RATE in -1…1, to its words."""
 _PAGE_SIDE = 1024
 _DECODED_FRAMES = 2_000
-_INSTALL = "pip install 'mmagent[media]'"
-_CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftyp", "mov"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (8, b"AVI ", "avi"),
-    (8, b"WAVE", "wav"),
-    (0, b"fLaC", "flac"),
-    (0, b"OggS", "ogg"),
-    (0, b"ID3", "mp3"),
-    (0, b"\xff\xfb", "mp3"),
-    (0, b"\xff\xf3", "mp3"),
-    (0, b"\xff\xf2", "mp3"),
-)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A text or an encoded picture; one of them is None."""
+    """A text, an encoded picture or a sound; the others are None."""
 
     text: str | None = None
     picture: bytes | None = None
+    sound: LoadedSound | None = None
 
 
 def read_attachment(
-    data: bytes, kind: str, policy: MediaPolicy, transcribe: Transcribe | None
+    data: bytes,
+    kind: str,
+    policy: MediaPolicy,
+    transcribe: Transcribe | None,
+    *,
+    hears: bool = False,
 ) -> list[Part]:
     """Turn a file into parts of a message.
 
@@ -65,7 +65,9 @@ def read_attachment(
         data: The whole file.
         kind: "pdf", "video" or "audio".
         policy: The bounds.
-        transcribe: Turns speech into text; films stay silent without it.
+        transcribe: Turns speech into text; without it, and for a model that does not hear,
+            films stay silent.
+        hears: The model takes sound itself.
 
     Raises:
         MediaError: The file is damaged, too long or too large, or of a format not read here; or
@@ -75,29 +77,32 @@ def read_attachment(
     if kind == "pdf":
         return list(_pages(data, policy))
     if kind == "video":
-        return [*_frames(data, policy), *_speech_of_film(data, policy, transcribe)]
+        return [*_frames(data, policy), *_sound_of_film(data, policy, transcribe, hears=hears)]
+    if hears:
+        return [Part(sound=load_sound(data, policy))]
     if transcribe is None:
-        raise MediaError(
-            "This model takes no sound; pass ChatMMAgent(transcriber=...) with a speech "
-            "recognition checkpoint (Whisper, Moonshine or a folder), which turns it into text."
-        )
+        raise MediaError(NO_SOUND)
     return [_transcribed(data, policy, transcribe)]
 
 
 def _transcribed(data: bytes, policy: MediaPolicy, transcribe: Transcribe) -> Part:
-    words = transcribe(_sound(data, policy)).strip()
+    words = transcribe(decode_sound(data, policy)).strip()
     return Part(text=f"[speech, transcribed: {words or 'nothing was understood'}]")
 
 
-def _speech_of_film(
-    data: bytes, policy: MediaPolicy, transcribe: Transcribe | None
+def _sound_of_film(
+    data: bytes, policy: MediaPolicy, transcribe: Transcribe | None, *, hears: bool
 ) -> Iterator[Part]:
-    if transcribe is None or data[:3] == b"GIF" or data[8:12] == b"WEBP":
+    if not (hears or transcribe) or data[:3] == b"GIF" or data[8:12] == b"WEBP":
         return
-    with _opened(data, "film") as container:
+    with open_container(data, "film") as container:
         if not container.streams.audio:
             return
-    yield _transcribed(data, policy, transcribe)
+    if hears:
+        yield Part(text="[the film's sound]")
+        yield Part(sound=load_sound(data, policy))
+    elif transcribe is not None:
+        yield _transcribed(data, policy, transcribe)
 
 
 def _pages(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
@@ -105,7 +110,7 @@ def _pages(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
     try:
         import pypdfium2
     except ImportError:
-        raise MissingDependencyError(f"Reading a PDF needs pypdfium2: {_INSTALL}") from None
+        raise MissingDependencyError(f"Reading a PDF needs pypdfium2: {INSTALL}") from None
     try:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
@@ -144,7 +149,7 @@ def _frames(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
         yield from _animation(data, policy)
         return
     until = time.monotonic() + policy.timeout
-    with _opened(data, "film") as container:
+    with open_container(data, "film") as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
             raise MediaError("The film has no pictures in it; send another file.")
@@ -153,7 +158,7 @@ def _frames(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
                 f"The film's pictures have more than {policy.max_pixels:,} pixels; make it "
                 "smaller, or raise MediaPolicy(max_pixels=...)."
             )
-        seconds = _length_of(container, stream, policy)
+        seconds = length_of(container, stream, policy)
         wanted = [seconds * (place + 0.5) / policy.max_frames for place in range(policy.max_frames)]
         shown: set[int] = set()
         for moment in wanted:
@@ -191,19 +196,6 @@ def _frame_at(container: Any, stream: Any, moment: float, until: float) -> Any:
     return last
 
 
-def _length_of(container: Any, stream: Any, policy: MediaPolicy) -> float:
-    if stream.duration is not None:
-        seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = float(container.duration or 0) / 1e6
-    if seconds > policy.max_seconds:
-        raise MediaError(
-            f"The recording is {seconds:.0f} seconds long, more than {policy.max_seconds:.0f}; "
-            "cut it, or raise MediaPolicy(max_seconds=...)."
-        )
-    return max(0.0, seconds)
-
-
 def _animation(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
     """Frames of an animated picture, which Pillow reads by itself."""
     from PIL import Image
@@ -227,61 +219,6 @@ def _animation(data: bytes, policy: MediaPolicy) -> Iterator[Part]:
         raise
     except Exception:  # Pillow's decoders raise a zoo
         raise MediaError("The animated picture is damaged or cut off; send it again.") from None
-
-
-def _sound(data: bytes, policy: MediaPolicy) -> NDArray[np.float32]:
-    """Return mono sound, [samples] at SAMPLE_RATE."""
-    import numpy as np
-
-    with _opened(data, "recording") as container:
-        import av
-
-        stream = next(iter(container.streams.audio), None)
-        if stream is None:
-            raise MediaError("The recording has no sound in it; send another file.")
-        _length_of(container, stream, policy)
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        most, heard = int(policy.max_seconds * SAMPLE_RATE), 0
-        pieces = []
-        try:
-            for frame in container.decode(stream):
-                for piece in resampler.resample(frame):
-                    pieces.append(piece.to_ndarray().reshape(-1))
-                    heard += pieces[-1].size
-                if heard > most:  # A header can say anything.
-                    raise MediaError(
-                        f"The recording is longer than {policy.max_seconds:.0f} seconds; cut it, "
-                        "or raise MediaPolicy(max_seconds=...)."
-                    )
-            pieces += [piece.to_ndarray().reshape(-1) for piece in resampler.resample(None)]
-        except av.FFmpegError:
-            if not pieces:
-                raise MediaError(
-                    "The recording is damaged and cannot be decoded; send it again."
-                ) from None
-    if not pieces:
-        raise MediaError("The recording is empty; send another one.")
-    return np.concatenate(pieces).astype(np.float32)
-
-
-def _opened(data: bytes, what: str) -> Any:
-    """Open a container with the one demuxer that its first bytes name."""
-    try:
-        import av
-    except ImportError:
-        raise MissingDependencyError(f"Reading films and sound needs PyAV: {_INSTALL}") from None
-    demuxer = next(
-        (name for at, mark, name in _CONTAINERS if data[at : at + len(mark)] == mark), None
-    )
-    if demuxer is None:
-        raise MediaError(
-            f"The {what} is in a format that is not read here; convert it to MP4, WebM, WAV, "
-            "MP3, Ogg or FLAC."
-        )
-    try:
-        return av.open(io.BytesIO(data), format=demuxer)
-    except av.FFmpegError:
-        raise MediaError(f"The {what} is damaged and cannot be opened; send it again.") from None
 
 
 def _encoded(picture: Image.Image) -> bytes:

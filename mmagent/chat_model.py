@@ -35,7 +35,7 @@ from pydantic import BaseModel, PrivateAttr
 from mmagent.answers import to_chunk, to_result
 from mmagent.chat_settings import ChatSettings, profile_from
 from mmagent.engine.base import Chunk, Engine
-from mmagent.engine.profiles import refuse_blind
+from mmagent.engine.profiles import is_deaf, refuse_blind
 from mmagent.engine.registry import EngineSpec, engine_for
 from mmagent.errors import GenerationError
 from mmagent.messages import Conversation, ImageShelf, to_conversation
@@ -315,7 +315,7 @@ class ChatMMAgent(ChatSettings):
         name = kwargs.pop("model", None)
         adapter = kwargs.pop("adapter", self.adapter)
         tools = tools_of(kwargs.pop("tools", None) or ())
-        conversation = self._conversation(messages, tools)
+        conversation = self._conversation(messages, tools, name)
         if conversation.images and self.engine is None and not self._loaded(name or self.model):
             refuse_blind(name or self.model)  # before gigabytes are fetched in vain
         engine = self.load(name)
@@ -335,13 +335,23 @@ class ChatMMAgent(ChatSettings):
     def _loaded(self, name: str) -> bool:
         return any(spec.model == name for spec in self._engines)
 
-    def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Conversation:
+    def _hears(self, name: str | None) -> bool:
+        """Whether a model takes sound itself; one that does not is not loaded to find out."""
+        known = self.engine is not None or self._loaded(name or self.model)
+        if not known and is_deaf(name or self.model):
+            return False
+        return "audio" in self.load(name).modalities
+
+    def _conversation(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any], name: str | None = None
+    ) -> Conversation:
         return to_conversation(
             messages,
             self.media_policy,
             tools=tools_of(tools),
             shelf=self._shelf,
             transcribe=self._transcribe(),
+            hears=lambda: self._hears(name),
         )
 
     def _transcribe(self) -> Any:

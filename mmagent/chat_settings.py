@@ -197,5 +197,5 @@ def profile_from(engine: Engine, max_tokens: int | None, *, hears: bool = False)
         window=engine.context_length,
         max_tokens=max_tokens,
         reasons=bool(getattr(engine, "reasons", False)),
-        hears=hears,
+        hears=hears or "audio" in engine.modalities,
     )

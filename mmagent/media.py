@@ -50,6 +50,7 @@ class MediaPolicy:
         max_bytes: Most bytes of one encoded picture.
         max_pixels: Most pixels of one picture, checked before decoding.
         max_images: Most pictures of one request.
+        max_sounds: Most recordings of one request that a model is given as sound.
         max_pages: Most pages of one PDF.
         max_frames: Most frames that a film is shown by, at equal distances.
         max_seconds: Most seconds of one recording of sound or film.
@@ -65,6 +66,7 @@ class MediaPolicy:
     max_bytes: int = 64 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_images: int = 64
+    max_sounds: int = 16
     max_pages: int = 32
     max_frames: int = 8
     max_seconds: float = 600.0

@@ -1,10 +1,11 @@
-"""LangChain messages to what a chat template takes: turns of text and images, in order.
+"""LangChain messages to what a chat template takes: turns of text, images and sounds, in order.
 
 Content blocks come in several dialects, and all of them stay in use: LangChain's v1 blocks
 (`{"type": "image", "base64": ...}`) and v0 blocks (`"source_type"`), OpenAI's `image_url`,
 Anthropic's `source` and Google's `media`. `to_conversation` reads each, loads the pictures by the
-`MediaPolicy`, and keeps the order of text and pictures inside a message. PDFs become their pages,
-films frames, and speech its words (`attachments`).
+`MediaPolicy`, and keeps the order of text and pictures inside a message. PDFs become their pages
+and films frames; speech stays sound for a model that hears, and else becomes its words
+(`attachments`).
 
 This module knows nothing of models: whether one can look at pictures is the engine's affair.
 """
@@ -12,11 +13,8 @@ This module knows nothing of models: whether one can look at pictures is the eng
 from __future__ import annotations
 
 import base64
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,12 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from mmagent.attachments import Part, Transcribe, read_attachment
+from mmagent.attachments import Transcribe
 from mmagent.errors import MediaError, UsageError
-from mmagent.media import LoadedImage, MediaPolicy, load_image
+from mmagent.media import LoadedImage, MediaPolicy
 from mmagent.media_sources import read
+from mmagent.shelf import ImageShelf
+from mmagent.sounds import LoadedSound
 
 __all__ = ["Conversation", "ImageShelf", "Turn", "to_conversation"]
 
@@ -50,8 +50,6 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-_ATTACHMENTS = 8
-"""Most PDFs, films and recordings remembered between turns."""
 # Blocks that repeat what the message says elsewhere (`tool_calls`) or that no later turn needs.
 _SILENT = frozenset(
     {
@@ -75,65 +73,18 @@ class Conversation:
     """What an engine answers.
 
     Attributes:
-        turns: Messages for the chat template. Parts are `{"type": "text", "text": ...}` or
-            `{"type": "image"}`; the n-th image part of all turns stands for `images[n]`.
+        turns: Messages for the chat template. Parts are `{"type": "text", "text": ...}`,
+            `{"type": "image"}` or `{"type": "audio"}`; the n-th image part of all turns stands
+            for `images[n]`, the n-th audio part for `sounds[n]`.
         images: The pictures, in the order of their parts.
         tools: Functions that may be called, in OpenAI's format.
+        sounds: The recordings, in the order of their parts.
     """
 
     turns: tuple[Turn, ...]
     images: tuple[LoadedImage, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass
-class ImageShelf:
-    """Pictures that were loaded before, so that a long conversation decodes each only once.
-
-    Holds what arrives inside messages or from hosts; files are read anew, since they change.
-    """
-
-    max_bytes: int = 256 * 1024 * 1024
-    _images: OrderedDict[str, LoadedImage] = field(default_factory=OrderedDict)
-    _attachments: OrderedDict[tuple[str, str, int], list[Part]] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def load(self, source: bytes | Path | str, policy: MediaPolicy) -> LoadedImage:
-        """`load_image`, remembered."""
-        remote = isinstance(source, str) and source[:5].lower() in ("data:", "http:", "https")
-        if not isinstance(source, bytes) and not remote:
-            return load_image(source, policy)
-        raw = source if isinstance(source, bytes) else str(source).encode("utf-8", "replace")
-        key = hashlib.sha256(raw).hexdigest()
-        with self._lock:
-            if key in self._images:
-                self._images.move_to_end(key)
-                return self._images[key]
-        image = load_image(source, policy)
-        with self._lock:
-            self._images[key] = image
-            while len(self._images) > 1 and self._size() > self.max_bytes:
-                self._images.popitem(last=False)
-        return image
-
-    def open(
-        self, data: bytes, kind: str, policy: MediaPolicy, transcribe: Transcribe | None
-    ) -> list[Part]:
-        """`read_attachment`, remembered: a film is not decoded anew in every turn."""
-        key = (hashlib.sha256(data).hexdigest(), kind, id(transcribe))
-        with self._lock:
-            if key in self._attachments:
-                self._attachments.move_to_end(key)
-                return self._attachments[key]
-        parts = read_attachment(data, kind, policy, transcribe)
-        with self._lock:
-            self._attachments[key] = parts
-            while len(self._attachments) > _ATTACHMENTS:
-                self._attachments.popitem(last=False)
-        return parts
-
-    def _size(self) -> int:
-        return sum(len(image.data) for image in self._images.values())
+    sounds: tuple[LoadedSound, ...] = ()
 
 
 def to_conversation(
@@ -143,6 +94,7 @@ def to_conversation(
     tools: Sequence[dict[str, Any]] = (),
     shelf: ImageShelf | None = None,
     transcribe: Transcribe | None = None,
+    hears: Callable[[], bool] = lambda: False,
 ) -> Conversation:
     """Read a list of LangChain messages.
 
@@ -152,6 +104,7 @@ def to_conversation(
         tools: Functions that may be called, in OpenAI's format.
         shelf: Where loaded pictures are kept between calls.
         transcribe: Turns speech into text.
+        hears: Whether the model takes sound itself; asked only if there is some.
 
     Raises:
         UsageError: A message or a content block that no chat model can be shown.
@@ -160,12 +113,12 @@ def to_conversation(
     """
     if not messages:
         raise UsageError("There are no messages to answer; pass at least one.")
-    reader = _Reader(policy or MediaPolicy(), shelf or ImageShelf(), transcribe)
+    reader = _Reader(policy or MediaPolicy(), shelf or ImageShelf(), transcribe, hears)
     last_user = max((i for i, m in enumerate(messages) if _role(m) == "user"), default=-1)
     turns = tuple(
         reader.turn(message, current=index > last_user) for index, message in enumerate(messages)
     )
-    return Conversation(turns, tuple(reader.images), tuple(tools))
+    return Conversation(turns, tuple(reader.images), tuple(tools), tuple(reader.sounds))
 
 
 def _role(message: BaseMessage) -> str:
@@ -188,15 +141,21 @@ def _role(message: BaseMessage) -> str:
 
 
 class _Reader:
-    """Walks over messages and gathers their pictures."""
+    """Walks over messages and gathers their pictures and sounds."""
 
     def __init__(
-        self, policy: MediaPolicy, shelf: ImageShelf, transcribe: Transcribe | None
+        self,
+        policy: MediaPolicy,
+        shelf: ImageShelf,
+        transcribe: Transcribe | None,
+        hears: Callable[[], bool],
     ) -> None:
         self.policy = policy
         self.shelf = shelf
         self.transcribe = transcribe
+        self.hears = hears
         self.images: list[LoadedImage] = []
+        self.sounds: list[LoadedSound] = []
 
     def turn(self, message: BaseMessage, *, current: bool) -> Turn:
         """One message; `current` is whether it comes after the last one of the user."""
@@ -265,10 +224,13 @@ class _Reader:
         if not isinstance(inner, Mapping):  # OpenAI's, as an address alone
             inner = {"url": inner}
         data = read(_source_of(inner, self.policy, what), self.policy, what)
+        hears = kind != "pdf" and self.hears()
         parts: list[dict[str, Any]] = []
-        for part in self.shelf.open(data, kind, self.policy, self.transcribe):
+        for part in self.shelf.open(data, kind, self.policy, self.transcribe, hears=hears):
             if part.picture is not None:
                 parts.append(self._image(part.picture))
+            elif part.sound is not None:
+                parts.append(self._sound(part.sound))
             else:
                 parts.append({"type": "text", "text": part.text or ""})
         return parts
@@ -281,6 +243,15 @@ class _Reader:
             )
         self.images.append(self.shelf.load(source, self.policy))
         return {"type": "image"}
+
+    def _sound(self, sound: LoadedSound) -> dict[str, Any]:
+        if len(self.sounds) >= self.policy.max_sounds:
+            raise MediaError(
+                f"The conversation has more than {self.policy.max_sounds} recordings; "
+                "drop old ones, or raise MediaPolicy(max_sounds=...)."
+            )
+        self.sounds.append(sound)
+        return {"type": "audio"}
 
 
 def _is_picture_file(block: Mapping[str, Any]) -> bool:

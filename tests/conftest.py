@@ -116,6 +116,14 @@ def tiny_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random-weight Qwen2-Audio: 25 tokens a second, at most two a recording."""
+    from tiny_models import build_qwen2_audio
+
+    return build_qwen2_audio(tmp_path_factory.mktemp("models") / "tiny-hearing")
+
+
+@pytest.fixture(scope="session")
 def moonshine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random-weight speech recogniser that knows five words."""
     from tiny_models import build_moonshine

@@ -19,7 +19,7 @@ SOURCES = {
 # Lower layers first; a module may import from its own layer or a lower one.
 LAYERS = (
     ("errors", "home", "untrusted"),
-    ("media", "media_sources", "attachments", "messages", "models"),
+    ("media", "media_sources", "sounds", "attachments", "shelf", "messages", "models"),
     ("engine", "personas", "reasoning", "embedders", "context"),
     ("answers", "chat_model", "chat_settings", "structured", "finetune"),
     ("middleware",),

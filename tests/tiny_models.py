@@ -508,6 +508,109 @@ def build_moonshine(folder: Path) -> Path:
     return folder
 
 
+def _whisper_ears() -> Any:
+    """Hears two seconds at a time: 200 frames of 16 numbers, 50 tokens."""
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(feature_size=16, chunk_length=2, sampling_rate=16_000)
+
+
+def _hearing_template(written: str) -> str:
+    text = "{%- if part['type'] == 'text' %}"
+    heard = "{%- if part['type'] == 'audio' %}" + written + "{% endif -%}"
+    return CHAT_TEMPLATE.replace(text, f"{heard}\n{text}")
+
+
+_HEARING: dict[str, Any] = {  # an encoder for 200 frames
+    "num_mel_bins": 16,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "d_model": 32,
+    "max_source_positions": 100,
+    "initializer_range": 0.3,
+}
+
+
+def _qwen2(vocab_size: int) -> Any:
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+
+
+def build_qwen2_audio(folder: Path) -> Path:
+    """Qwen2-Audio: takes sound and no pictures; 25 tokens a second, two seconds a recording."""
+    import torch
+    from transformers import (
+        Qwen2AudioConfig,
+        Qwen2AudioEncoderConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+    )
+
+    torch.manual_seed(7)
+    more = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+    tokenizer = build_tokenizer(extra_tokens=more)
+    processor = Qwen2AudioProcessor(
+        feature_extractor=_whisper_ears(),
+        tokenizer=tokenizer,
+        chat_template=_hearing_template("<|audio_bos|><|AUDIO|><|audio_eos|>"),
+    )
+    config = Qwen2AudioConfig(
+        audio_config=Qwen2AudioEncoderConfig(**_HEARING),
+        text_config=_qwen2(len(tokenizer)),
+        audio_token_index=tokenizer.convert_tokens_to_ids(more[0]),
+    )
+    return _save(Qwen2AudioForConditionalGeneration(config).eval(), processor, folder)
+
+
+def build_audio_flamingo(folder: Path) -> Path:
+    """Audio Flamingo 3: a recording of any length, heard two seconds at a time."""
+    import torch
+    from transformers import (
+        AudioFlamingo3Config,
+        AudioFlamingo3EncoderConfig,
+        AudioFlamingo3ForConditionalGeneration,
+        AudioFlamingo3Processor,
+    )
+
+    torch.manual_seed(7)
+    tokenizer = build_tokenizer(extra_tokens=("<sound>",))
+    processor = AudioFlamingo3Processor(
+        feature_extractor=_whisper_ears(),
+        tokenizer=tokenizer,
+        chat_template=_hearing_template("<sound>"),
+        audio_token="<sound>",
+    )
+    encoder = {
+        "num_mel_bins": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_size": 32,
+        "max_source_positions": 100,
+        "initializer_range": 0.3,
+    }
+    config = AudioFlamingo3Config(
+        audio_config=AudioFlamingo3EncoderConfig(**encoder),
+        text_config=_qwen2(len(tokenizer)),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
+    )
+    return _save(AudioFlamingo3ForConditionalGeneration(config).eval(), processor, folder)
+
+
 def build_mamba(folder: Path) -> Path:
     """A recurrent language model: its state has no tokens to go back to."""
     import torch

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "audio"]
 
 
 @dataclass(frozen=True, kw_only=True)

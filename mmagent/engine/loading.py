@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmagent.engine.kinds import class_of, placeholders_of
 from mmagent.engine.placement import place
 from mmagent.errors import MissingDependencyError, ModelNotFoundError, UsageError
 
@@ -40,6 +41,7 @@ class Checkpoint:
             that they may be kept between turns, and kept apart for each sequence of a step.
         looks_ahead: Attention over a prompt goes in both directions: what is known of it holds
             only for the same prompt.
+        audio_token_id: The placeholder of sound; None for models that take none.
     """
 
     model: Any
@@ -48,6 +50,7 @@ class Checkpoint:
     context_length: int
     reusable: bool
     looks_ahead: bool = False
+    audio_token_id: int | None = None
 
 
 def load_checkpoint(
@@ -73,17 +76,7 @@ def load_checkpoint(
         MissingDependencyError: Its processor needs a package that is not installed.
     """
     import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoProcessor,
-        AutoTokenizer,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    )
+    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
     placement = place(device, dtype, quantization, compile)
     local = Path(path).is_dir()
@@ -99,18 +92,17 @@ def load_checkpoint(
         )
     with _translated(path), _quietly():
         config = AutoConfig.from_pretrained(path, **common)
-        sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        if not sees and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        loader, takes_media = class_of(config)
+        if loader is None:
             raise UsageError(
                 f"A checkpoint of the type {config.model_type!r} does not answer in text; "
                 "use a vision-language model or a causal language model."
             )
         # The processor first: it is small, and it is what is missing a package.
-        if sees:
+        if takes_media:
             processor = _processor(path, config.model_type, AutoProcessor, common)
         else:
             processor = AutoTokenizer.from_pretrained(path, **common)
-        loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model = loader.from_pretrained(
             path,
             use_safetensors=True,
@@ -122,11 +114,7 @@ def load_checkpoint(
         model.eval()
         if placement.compiles:
             model.forward = torch.compile(model.forward, dynamic=True)
-    image_token_id = None
-    if sees:
-        image_token_id = getattr(model.config, "image_token_id", None)
-        if image_token_id is None:
-            image_token_id = getattr(processor, "image_token_id", None)
+    image_token_id, audio_token_id = placeholders_of(model.config, processor, takes_media)
     text_config = model.config.get_text_config(decoder=True)
     return Checkpoint(
         model=model,
@@ -135,6 +123,7 @@ def load_checkpoint(
         context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
         reusable=_is_reusable(model, text_config),
         looks_ahead=model.config.model_type in _PREFIX_ATTENTION,
+        audio_token_id=audio_token_id,
     )
 
 

@@ -12,7 +12,7 @@ from langchain_core.language_models import ModelProfile
 
 from mmagent.errors import MediaError
 
-__all__ = ["profile_of", "refuse_blind"]
+__all__ = ["is_deaf", "profile_of", "refuse_blind"]
 
 _BUNDLED_CONTEXT = 8192
 _ECHO_CONTEXT = 8192
@@ -36,7 +36,28 @@ def profile_of(
     config = _config_of(model)
     window = context_length or _window(model, config)
     sees = model in ("tiny", "echo") or "vision_config" in config or not config
-    return describe(sees=sees, window=window, max_tokens=max_tokens, hears=hears)
+    return describe(
+        sees=sees, window=window, max_tokens=max_tokens, hears=hears or _takes_sound(config)
+    )
+
+
+def is_deaf(model: str) -> bool:
+    """Whether a model takes no sound, told before its weights are loaded or downloaded.
+
+    Where its configuration cannot be had, it may take some.
+    """
+    if model in ("tiny", "echo"):
+        return True
+    config = _config_of(model) or _fetched(model)
+    return bool(config) and not _takes_sound(config)
+
+
+def _takes_sound(config: dict[str, Any]) -> bool:
+    if not any(name.endswith(("audio_config", "encoder_config")) for name in config):
+        return False  # without importing transformers
+    from mmagent.engine.kinds import takes_sound
+
+    return takes_sound(config)
 
 
 def refuse_blind(model: str) -> None:

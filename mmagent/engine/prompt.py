@@ -1,29 +1,31 @@
-"""From a conversation to the tokens of a prompt, and to the pixels that a prefill needs.
+"""From a conversation to the tokens of a prompt, and to the pixels and sound a prefill needs.
 
 A prompt has two lists of the same length. `ids` is what the model reads. `keys` is what the cache
-compares: the same numbers, but where a picture's placeholders stand, numbers made from the
-picture's hash, since the placeholders of different pictures are the same tokens.
+compares: the same numbers, but where the placeholders of a picture or a recording stand, numbers
+made from its hash, since the placeholders of different pictures are the same tokens.
 
 Shapes: `ids` and `keys` are (tokens,); tensors of a prefill are (1, tokens, ...) or whatever the
-processor makes of pictures.
+processor makes of pictures and sound.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from mmagent.engine.hearing import Ear
+from mmagent.engine.placeholders import Footprint, Footprints, Medium, place
 from mmagent.engine.sanitize import Sanitizer
 from mmagent.engine.toolformat import ToolFormat
 from mmagent.engine.turns import ways_to_say
 from mmagent.errors import GenerationError, MediaError, UsageError
 from mmagent.media import LoadedImage
 from mmagent.messages import Conversation, Turn
+from mmagent.sounds import NO_SOUND, LoadedSound
 
 __all__ = ["Prompt", "PromptBuilder"]
 
@@ -37,8 +39,8 @@ class Prompt:
     Attributes:
         ids: What the model reads.
         keys: What the cache compares.
-        images: The pictures, in order.
-        spans: For each picture, the positions [first, last + 1) that its placeholders lie in.
+        media: The pictures and recordings, in the order of their placeholders.
+        spans: For each of them, the positions [first, last + 1) that its placeholders lie in.
         extras: Further inputs with one number per token (token types), by name.
         thinks: The prompt ends inside a thought, which the answer will end.
         grids: For each picture its frames, rows and columns of patches, where the processor of
@@ -47,36 +49,43 @@ class Prompt:
 
     ids: list[int]
     keys: list[int]
-    images: tuple[LoadedImage, ...] = ()
+    media: tuple[Medium, ...] = ()
     spans: list[tuple[int, int]] = field(default_factory=list)
     extras: dict[str, list[int]] = field(default_factory=dict)
     thinks: bool = False
     grids: list[list[int]] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class _Footprint:
-    """What one picture becomes in a prompt: how many placeholders, and which text around them."""
-
-    placeholders: int
-    replacement: str | None
-    grid: tuple[int, ...] | None = None
+    @property
+    def images(self) -> list[LoadedImage]:
+        """The pictures, in order."""
+        return [medium for medium in self.media if isinstance(medium, LoadedImage)]
 
 
 class PromptBuilder:
     """Uses a processor (or, for text-only models, a tokenizer) and its chat template."""
 
     def __init__(
-        self, processor: Any, *, image_token_id: int | None, sanitize: bool = True
+        self,
+        processor: Any,
+        *,
+        image_token_id: int | None,
+        audio_token_id: int | None = None,
+        sanitize: bool = True,
     ) -> None:
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.image_token_id = image_token_id
+        self.audio_token_id = audio_token_id
         self.sees = image_token_id is not None
-        marks = [getattr(processor, name, None) for name in ("image_token", "boi_token")]
-        self.sanitizer = Sanitizer(self.tokenizer, [m for m in marks if m]) if sanitize else None
-        self._placeholder = self._find_placeholder([m for m in marks if m]) if self.sees else None
-        self._footprints: OrderedDict[str, _Footprint] = OrderedDict()
+        self.hears = audio_token_id is not None
+        self.ear = Ear(processor) if self.hears else None
+        named = [getattr(processor, name, None) for name in ("image_token", "boi_token")]
+        marks = [mark for mark in named if mark]
+        heard = self.ear.marks if self.ear else []
+        self.sanitizer = Sanitizer(self.tokenizer, [*marks, *heard]) if sanitize else None
+        self._placeholder = self._find_placeholder("image", marks) if self.sees else None
+        self._mark = self._find_placeholder("audio", heard) if self.hears else None
+        self._footprints = Footprints()
         # Known after the first prompt with pictures: whether texts can be expanded from cached
         # footprints, giving what the processor itself gives. Otherwise it reads every picture
         # of the conversation again, each turn.
@@ -93,17 +102,25 @@ class PromptBuilder:
         """
         text, conversation = self._checked_text(conversation)
         thinks = text.rstrip().endswith("<think>")
-        if not conversation.images:
+        images, sounds = conversation.images, conversation.sounds
+        if not images and not sounds:
             ids = self._tokenize(text)
             return Prompt(ids, list(ids), extras=self._extras_like(ids), thinks=thinks)
-        footprints = [self._footprint(image) for image in conversation.images]
-        ids, extras = self._with_images(text, conversation.images, footprints)
-        keys, spans = self._keys(ids, conversation.images, footprints)
-        grids = [list(footprint.grid) for footprint in footprints if footprint.grid]
-        return Prompt(ids, keys, conversation.images, spans, extras, thinks, grids)
+        seen = [self._footprint(image) for image in images]
+        heard = [self._sound_footprint(sound) for sound in sounds]
+        ids, extras = self._with_media(text, images, sounds, seen, heard)
+        keys = list(ids)
+        placed = [
+            *place(keys, self.image_token_id, images, seen),
+            *place(keys, self.audio_token_id, sounds, heard),
+        ]
+        placed.sort(key=lambda one: one[0])  # stable: media that share a span keep their order
+        grids = [list(footprint.grid) for footprint in seen if footprint.grid]
+        media = tuple(medium for _, medium in placed)
+        return Prompt(ids, keys, media, [span for span, _ in placed], extras, thinks, grids)
 
     def text(self, conversation: Conversation) -> str:
-        """The prompt as text, with one placeholder a picture; raises what `build` raises."""
+        """The prompt as text, one placeholder a picture or recording; raises what `build` does."""
         return self._checked_text(conversation)[0]
 
     def _checked_text(self, conversation: Conversation) -> tuple[str, Conversation]:
@@ -116,34 +133,41 @@ class PromptBuilder:
                 "The model's chat template has no place for images; "
                 "give the checkpoint a template that writes its image token, or send text alone."
             )
+        if conversation.sounds and not self.hears:
+            raise MediaError(NO_SOUND)
+        if conversation.sounds and self._mark is None:
+            raise MediaError(
+                "The model's chat template has no place for sound; give the checkpoint a template "
+                "that writes its audio token, or pass ChatMMAgent(transcriber=...)."
+            )
         if self.sanitizer is not None:
             conversation = self.sanitizer.conversation(conversation)
         return self._render(conversation), conversation
 
     def _render(self, conversation: Conversation) -> str:
-        """The template's text, one placeholder a picture."""
+        """The template's text, one placeholder a picture or recording."""
         first_error: Exception | None = None
-        wanted = len(conversation.images)
+        wanted = {self._placeholder: len(conversation.images), self._mark: len(conversation.sounds)}
         turns = list(conversation.turns)
         tools = list(conversation.tools)
         if tools or any(turn.get("tool_calls") for turn in turns):
             turns = self.tool_format.prepare(turns, tools)
             tools = tools if self.tool_format.shows_tools else []
-        for said in ways_to_say(turns, self.sees):
+        for said in ways_to_say(turns, self.takes_parts):
             try:
                 text = self._apply_template(said, tools, add_generation_prompt=True)
             except Exception as error:  # Jinja, and whatever a template raises by itself
                 first_error = first_error or error
                 continue
-            if not wanted or text.count(self._placeholder or "") == wanted:
+            if all(text.count(mark) == count for mark, count in wanted.items() if mark and count):
                 return text
         if first_error is not None:
             raise UsageError(
                 f"The model's chat template refuses this conversation: {first_error}."
             ) from first_error
         raise MediaError(
-            "The model's chat template does not show all pictures of this conversation; "
-            "send them in user messages."
+            "The model's chat template does not show all pictures and sounds of this "
+            "conversation; send them in user messages."
         )
 
     def _apply_template(
@@ -154,12 +178,17 @@ class PromptBuilder:
         )
         return text
 
+    @property
+    def takes_parts(self) -> bool:
+        """The chat template takes content in parts; those of text-only models take strings."""
+        return self.sees or self.hears
+
     @cached_property
     def tool_format(self) -> ToolFormat:
         """How this checkpoint writes function calls."""
 
         def render(turns: list[Turn], tools: list[dict[str, Any]] | None) -> str:
-            if self.sees:
+            if self.takes_parts:
                 turns = [
                     {**turn, "content": [{"type": "text", "text": turn["content"]}]}
                     for turn in turns
@@ -177,11 +206,11 @@ class PromptBuilder:
     def _tokenize(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
         # Processors add the tokens that a template left out; tokenizers leave that to templates.
-        adds = self.sees and not (bos and text.startswith(bos))
+        adds = self.takes_parts and not (bos and text.startswith(bos))
         ids: list[int] = self.tokenizer(text, add_special_tokens=adds)["input_ids"]
         return ids
 
-    # ---- pictures --------------------------------------------------------------------------
+    # ---- pictures and sound ----------------------------------------------------------------
 
     def pixels(self, images: Sequence[LoadedImage]) -> dict[str, Any]:
         """Tensors for these pictures alone, in the layout of this processor."""
@@ -190,29 +219,36 @@ class PromptBuilder:
         made = self._process(" ".join([self._placeholder or ""] * len(images)), images)
         return {name: value for name, value in made.items() if name not in _TEXT_KEYS}
 
-    def _process(self, text: str, images: Sequence[LoadedImage]) -> Any:
+    def sounds(self, sounds: Sequence[LoadedSound]) -> dict[str, Any]:
+        """Tensors for these recordings alone, in the layout of this processor."""
+        return self.ear.read(sounds)[0] if sounds and self.ear is not None else {}
+
+    def _process(
+        self, text: str, images: Sequence[LoadedImage], sounds: Sequence[LoadedSound] = ()
+    ) -> Any:
+        given: dict[str, Any] = {"images": [[image.pil() for image in images]]} if images else {}
+        if sounds and self.ear is not None:
+            rate = self.ear.rate
+            given["audio"] = [sound.samples(rate) for sound in sounds]
+            given["sampling_rate"] = rate
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # between NumPy and torch
                 return self.processor(
-                    text=[text],
-                    images=[[image.pil() for image in images]],
-                    return_tensors="pt",
-                    **self._special_tokens_for(text),
+                    text=[text], return_tensors="pt", **given, **self._special_tokens_for(text)
                 )
         except Exception as error:
             raise GenerationError(
-                f"The model's processor cannot read the pictures ({type(error).__name__}: {error})."
+                "The model's processor cannot read the pictures or the sound "
+                f"({type(error).__name__}: {error})."
             ) from error
 
     def _special_tokens_for(self, text: str) -> dict[str, Any]:
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
 
-    def _footprint(self, image: LoadedImage) -> _Footprint:
-        known = self._footprints.get(image.sha256)
-        if known is not None:
-            self._footprints.move_to_end(image.sha256)
+    def _footprint(self, image: LoadedImage) -> Footprint:
+        if (known := self._footprints.get(image.sha256)) is not None:
             return known
         replacement, grid = None, None
         if self._expands is not False:
@@ -222,11 +258,17 @@ class PromptBuilder:
         else:
             made = self._process(self._placeholder or "", [image])
             ids, grid = made["input_ids"][0].tolist(), _grid_of(made)
-        footprint = _Footprint(ids.count(self.image_token_id), replacement, grid)
-        self._footprints[image.sha256] = footprint
-        while len(self._footprints) > 4096:
-            self._footprints.popitem(last=False)
-        return footprint
+        footprint = Footprint(ids.count(self.image_token_id), replacement, grid)
+        return self._footprints.keep(image.sha256, footprint)
+
+    def _sound_footprint(self, sound: LoadedSound) -> Footprint:
+        name = f"sound {sound.sha256}"  # the frames of a film and its sound are the same bytes
+        if (known := self._footprints.get(name)) is not None:
+            return known
+        assert self.ear is not None
+        replacement = self.ear.text(sound)
+        ids = self.tokenizer(replacement, add_special_tokens=False)["input_ids"]
+        return self._footprints.keep(name, Footprint(ids.count(self.audio_token_id), replacement))
 
     def _replacement(self, image: LoadedImage) -> tuple[str | None, tuple[int, ...] | None]:
         """The text that the processor puts in a picture's place, if it works that way."""
@@ -240,13 +282,20 @@ class PromptBuilder:
             self._expands = False
             return None, None
 
-    def _with_images(
-        self, text: str, images: Sequence[LoadedImage], footprints: list[_Footprint]
+    def _with_media(
+        self,
+        text: str,
+        images: Sequence[LoadedImage],
+        sounds: Sequence[LoadedSound],
+        seen: list[Footprint],
+        heard: list[Footprint],
     ) -> tuple[list[int], dict[str, list[int]]]:
-        expanded = self._expand(text, footprints) if self._expands is not False else None
-        if expanded is not None and self._expands:
+        expanded = self._expand(text, seen, heard) if self._expands is not False else None
+        # What stands for a recording is known from the processor itself; only of pictures it has
+        # to be seen first that nothing else is done to the text.
+        if expanded is not None and (self._expands or not images):
             return expanded
-        made = self._process(text, images)
+        made = self._process(text, images, sounds)
         ids = made["input_ids"][0].tolist()
         extras = {
             name: made[name][0].tolist()
@@ -257,24 +306,31 @@ class PromptBuilder:
         self._extra_names = tuple(extras)
         return ids, extras
 
-    _extra_names: tuple[str, ...] = ()
-
     def _expand(
-        self, text: str, footprints: list[_Footprint]
+        self, text: str, seen: list[Footprint], heard: list[Footprint]
     ) -> tuple[list[int], dict[str, list[int]]] | None:
-        if self._placeholder is None or any(f.replacement is None for f in footprints):
+        if any(footprint.replacement is None for footprint in seen):
             return None
-        pieces = text.split(self._placeholder)
-        whole = pieces[0]
-        for footprint, piece in zip(footprints, pieces[1:], strict=True):
-            whole += f"{footprint.replacement}{piece}"
+        pieces = {
+            mark: iter(footprints)
+            for mark, footprints in ((self._placeholder, seen), (self._mark, heard))
+            if mark and footprints
+        }
+        pattern = "|".join(re.escape(mark) for mark in pieces)
+        whole = re.sub(pattern, lambda mark: str(next(pieces[mark[0]]).replacement), text)
         ids = self._tokenize(whole)
         return ids, self._extras_like(ids)
 
+    _extra_names: tuple[str, ...] = ()
+
     def _extras_like(self, ids: list[int]) -> dict[str, list[int]]:
-        if not self.sees:
+        if not self.takes_parts:
             return {}
-        kinds = [int(token == self.image_token_id) for token in ids]
+        # As transformers numbers them: 1 a picture, 3 sound.
+        kinds = [
+            3 if self.hears and token == self.audio_token_id else int(token == self.image_token_id)
+            for token in ids
+        ]
         names = self._extra_names or self._extra_names_from_processor()
         return {name: list(kinds) for name in names}
 
@@ -288,30 +344,9 @@ class PromptBuilder:
         )
         return self._extra_names
 
-    def _keys(
-        self, ids: list[int], images: Sequence[LoadedImage], footprints: list[_Footprint]
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        places = [at for at, token in enumerate(ids) if token == self.image_token_id]
-        counts = [footprint.placeholders for footprint in footprints]
-        names = [image.sha256 for image in images]
-        if sum(counts) != len(places):
-            # How many placeholders a picture has depends on the others here: then only all of
-            # them together have an identity.
-            names, counts = [hashlib.sha256("".join(names).encode()).hexdigest()], [len(places)]
-        keys, spans, used = list(ids), [], 0
-        for name, count in zip(names, counts, strict=True):
-            mine = places[used : used + count]
-            used += count
-            for at in mine:
-                keys[at] = -1 - int(name[:15], 16)
-            spans.append((mine[0], mine[-1] + 1) if mine else (0, 0))
-        if len(spans) < len(images):
-            spans = spans * len(images)
-        return keys, spans
-
-    def _find_placeholder(self, candidates: list[str]) -> str | None:
-        """The token that the template writes once for a picture."""
-        probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}]
+    def _find_placeholder(self, kind: str, candidates: list[str]) -> str | None:
+        """The token that the template writes once for a picture (or a recording)."""
+        probe = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": "x"}]}]
         try:
             text = self.processor.apply_chat_template(probe, tokenize=False)
         except Exception:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from mmagent.messages import Conversation, Turn
@@ -58,10 +59,10 @@ class Sanitizer:
 
     def conversation(self, conversation: Conversation) -> Conversation:
         """The conversation, with every text that came from outside the template made safe."""
-        return Conversation(
-            tuple(self._turn(turn) for turn in conversation.turns),
-            conversation.images,
-            tuple(self._value(tool) for tool in conversation.tools),
+        return replace(
+            conversation,
+            turns=tuple(self._turn(turn) for turn in conversation.turns),
+            tools=tuple(self._value(tool) for tool in conversation.tools),
         )
 
     def _turn(self, turn: Turn) -> Turn:

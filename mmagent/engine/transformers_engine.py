@@ -77,6 +77,7 @@ class TransformersEngine:
         self._prompts = PromptBuilder(
             self._checkpoint.processor,
             image_token_id=self._checkpoint.image_token_id,
+            audio_token_id=self._checkpoint.audio_token_id,
             sanitize=sanitize_control_tokens,
         )
         self._worker = ModelWorker(
@@ -107,7 +108,12 @@ class TransformersEngine:
     @property
     def modalities(self) -> frozenset[Modality]:
         """What the model can be shown."""
-        return frozenset({"text", "image"} if self._prompts.sees else {"text"})
+        found: set[Modality] = {"text"}
+        if self._prompts.sees:
+            found.add("image")
+        if self._prompts.hears:
+            found.add("audio")
+        return frozenset(found)
 
     @property
     def reasons(self) -> bool:
@@ -169,7 +175,7 @@ class TransformersEngine:
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
-            MediaError: The model takes no pictures.
+            MediaError: The model takes no pictures, or no sound.
             UsageError: A form that cannot be held.
             ModelBusyError: Too many requests wait already; at the first piece.
             GenerationError: The model failed.

@@ -10,10 +10,10 @@ from mmagent.messages import Turn
 __all__ = ["ways_to_say"]
 
 
-def ways_to_say(turns: Sequence[Turn], sees: bool) -> list[list[Turn]]:
+def ways_to_say(turns: Sequence[Turn], takes_parts: bool) -> list[list[Turn]]:
     """The turns as they are, and then as templates with narrower views want them."""
-    plain = [turn if sees else _flat(turn) for turn in turns]
-    return [plain, _tool_images_to_user(plain), _alternating(_tool_images_to_user(plain))]
+    plain = [turn if takes_parts else _flat(turn) for turn in turns]
+    return [plain, _tool_media_to_user(plain), _alternating(_tool_media_to_user(plain))]
 
 
 def _flat(turn: Turn) -> Turn:
@@ -22,8 +22,8 @@ def _flat(turn: Turn) -> Turn:
     return {**turn, "content": text}
 
 
-def _tool_images_to_user(turns: Sequence[Turn]) -> list[Turn]:
-    """Pictures that a tool returned, shown by the user right after the tools' turns."""
+def _tool_media_to_user(turns: Sequence[Turn]) -> list[Turn]:
+    """Pictures and sounds that a tool returned, shown by the user right after the tools' turns."""
     said: list[Turn] = []
     held: list[dict[str, Any]] = []
     for turn in turns:
@@ -32,8 +32,8 @@ def _tool_images_to_user(turns: Sequence[Turn]) -> list[Turn]:
             held = []
         content = turn["content"]
         if turn["role"] == "tool" and isinstance(content, list):
-            held = held + [part for part in content if part["type"] == "image"]
-            turn = {**turn, "content": [part for part in content if part["type"] != "image"]}
+            held = held + [part for part in content if part["type"] != "text"]
+            turn = {**turn, "content": [part for part in content if part["type"] == "text"]}
         said.append(turn)
     return [*said, {"role": "user", "content": held}] if held else said
 

@@ -20,6 +20,8 @@ from mmagent.engine.scheduler import Job
 from mmagent.engine.vision import Eye
 from mmagent.engine.writing import AnswerWriter
 from mmagent.errors import GenerationError, MMAgentError
+from mmagent.media import LoadedImage
+from mmagent.sounds import LoadedSound
 
 __all__ = ["Answer", "ModelWorker"]
 
@@ -81,9 +83,9 @@ class ModelWorker:
         self.cache = ConversationCache(cache_bytes - sight, whole=checkpoint.looks_ahead)
         self.eye = Eye(self.model, self._pixels, sight)
         self.ends = _end_tokens(self.model, prompts.tokenizer)
-        image = checkpoint.image_token_id
         # A placeholder in an answer would claim a picture that is not there.
-        self.never = [] if image is None else [image]
+        marks = (checkpoint.image_token_id, checkpoint.audio_token_id)
+        self.never = [mark for mark in marks if mark is not None]
 
     # ---- reading a prompt ------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class ModelWorker:
             known = len(row.entry.keys)
             end = self._piece(row, known, _LONG_PIECE if alone else _PIECE)
             features = None
-            if self.eye.separable and (new := _between(row.prompt, known, end)):
+            if self.eye.separable and (new := _between(row.prompt, known, end, LoadedImage)):
                 features = self.eye.features(new, self.adapters.sight(row.adapter))
             try:
                 row.read(self.model, end, features)
@@ -133,7 +135,10 @@ class ModelWorker:
         length = len(row.prompt.ids)
         end = known + size
         whole = not self.checkpoint.reusable or self.checkpoint.looks_ahead
-        if whole or (row.prompt.images and not self.eye.separable) or end >= length - 8:
+        # What goes through the model itself is read in one piece with the text around it.
+        raw = _between(row.prompt, known, length, LoadedSound)
+        raw += row.prompt.images if not self.eye.separable else []
+        if whole or raw or end >= length - 8:
             return length
         for first, last in row.prompt.spans:
             if first < end < last:
@@ -141,10 +146,11 @@ class ModelWorker:
         return end if end < length - 8 else length
 
     def inputs(self, prompt: Prompt, known: int, *, pixels: bool = True) -> dict[str, Any]:
-        """All tokens, and the pixels of the pictures that are not known yet."""
+        """All tokens, and pixels and sound of the media that are not known yet."""
         device = self.model.device
-        new = _between(prompt, known, len(prompt.ids)) if pixels else []
-        inputs = self._pixels(new)
+        length = len(prompt.ids)
+        inputs = self._pixels(_between(prompt, known, length, LoadedImage) if pixels else [])
+        inputs |= self._tensors(self.prompts.sounds, _between(prompt, known, length, LoadedSound))
         ids = torch.tensor([prompt.ids], device=device)
         inputs["input_ids"] = ids
         inputs["attention_mask"] = torch.ones_like(ids)
@@ -176,10 +182,14 @@ class ModelWorker:
         return torch.cat([plain.unsqueeze(0), axes.to(plain.dtype)])
 
     def _pixels(self, images: Sequence[Any]) -> dict[str, Any]:
-        if not images:
+        return self._tensors(self.prompts.pixels, images)
+
+    def _tensors(self, read: Callable[[Any], dict[str, Any]], media: Any) -> dict[str, Any]:
+        """What the processor makes of media, on the model's device and in its dtype."""
+        if not media:
             return {}
         with self._text_lock:
-            made = self.prompts.pixels(images)
+            made = read(media)
         found: dict[str, Any] = {}
         for name, value in made.items():
             if isinstance(value, torch.Tensor):
@@ -339,12 +349,12 @@ class _Running:
         ) from error
 
 
-def _between(prompt: Prompt, known: int, end: int) -> list[Any]:
-    """The pictures that end in this part of a prompt."""
+def _between(prompt: Prompt, known: int, end: int, kind: type[Any]) -> list[Any]:
+    """The pictures (or recordings) that end in this part of a prompt."""
     return [
-        image
-        for image, (_, last) in zip(prompt.images, prompt.spans, strict=True)
-        if known < last <= end
+        medium
+        for medium, (_, last) in zip(prompt.media, prompt.spans, strict=True)
+        if known < last <= end and isinstance(medium, kind)
     ]
 
 

@@ -130,28 +130,33 @@ def media_server(picture):
     thread.join()
 
 
+@pytest.fixture
+def local_media(media_server, monkeypatch):
+    """The suite's tests as they are, but for the addresses: nothing leaves this machine."""
+    monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "mmagent's tests")
+    for name in THAT_FETCH:
+        test = getattr(ChatModelIntegrationTests, name)
+        constants = tuple(
+            f"http://{media_server}{MEDIA[value]}"
+            if isinstance(value, str) and value in MEDIA
+            else value
+            for value in test.__code__.co_consts
+        )
+        assert constants != test.__code__.co_consts
+        monkeypatch.setattr(test, "__code__", test.__code__.replace(co_consts=constants))
+    return media_server
+
+
 # Streaming is timed only where recorded traffic is played back; here it is run once.
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 class TestChatMMAgentIntegration(ChatMMAgentReads, ChatModelIntegrationTests):
     """What does not depend on what a model knows; the values of calls would (test_structured)."""
 
     @pytest.fixture(autouse=True)
-    def _ready(self, tiny_llava, media_server, moonshine, monkeypatch):
+    def _ready(self, tiny_llava, local_media, moonshine, monkeypatch):
         monkeypatch.setattr(type(self), "folder", str(tiny_llava))
-        monkeypatch.setattr(type(self), "host", media_server)
+        monkeypatch.setattr(type(self), "host", local_media)
         monkeypatch.setattr(type(self), "listener", str(moonshine))
-        monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "mmagent's tests")
-        # The suite's tests as they are, but for the addresses: nothing leaves this machine.
-        for name in THAT_FETCH:
-            test = getattr(ChatModelIntegrationTests, name)
-            constants = tuple(
-                f"http://{media_server}{MEDIA[value]}"
-                if isinstance(value, str) and value in MEDIA
-                else value
-                for value in test.__code__.co_consts
-            )
-            assert constants != test.__code__.co_consts
-            monkeypatch.setattr(test, "__code__", test.__code__.replace(co_consts=constants))
 
     folder = host = listener = ""
 
@@ -200,3 +205,14 @@ class TestChatMMAgentIntegration(ChatMMAgentReads, ChatModelIntegrationTests):
     @property
     def supported_usage_metadata_details(self):
         return {"invoke": [], "stream": []}
+
+
+def test_a_model_that_hears_passes_the_test_of_sound(tiny_hearing, local_media):
+    class Suite(ChatMMAgentReads, ChatModelIntegrationTests):
+        @property
+        def supports_audio_inputs(self):
+            return True
+
+    model = ChatMMAgent(model=str(tiny_hearing), max_tokens=20, temperature=0)
+    Suite().test_audio_inputs(model)
+    assert not model.transcriber
