@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from mmagent.finetune.bundled.chat_data import Teacher
 from mmagent.finetune.bundled.dialogues import Mixture
 from mmagent.finetune.bundled.dialogues_encode import Batch, Encoder, Row, collate
+from mmagent.finetune.bundled.quick_lora import quicken
 
 __all__ = ["TARGETS", "Settings", "StageB", "batches", "train"]
 
@@ -93,6 +94,7 @@ class StageB:
         with warnings.catch_warnings():  # PEFT asks transformers by an old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft = get_peft_model(model, config)
+        quicken(self.peft)
         self.model, self.features, self.teacher, self.settings = model, features, teacher, settings
         self.projector: nn.Module = model.model.multi_modal_projector
         self.projector.requires_grad_(True)
