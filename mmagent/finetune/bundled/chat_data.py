@@ -251,24 +251,24 @@ def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
         lambda rng: remembered_picture(rng, gallery),
     )
     parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
-        "tool": (0.11, lambda rng: tool_dialogue(rng, lines=lines)),
+        "tool": (0.14, lambda rng: tool_dialogue(rng, lines=lines)),
         "offered": (0.04, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
         "form": (0.07, form_dialogue),
         "single": (0.28, lambda rng: picture_dialogue(rng, gallery, "single")),
         "pair": (0.12, lambda rng: picture_dialogue(rng, gallery, "pair")),
         "count": (0.06, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.002, lambda rng: absent_dialogue(rng, gallery)),
-        "album": (0.05, lambda rng: album_dialogue(rng, gallery)),
-        "memory": (0.07, memory_dialogue),
+        "absent": (0.003, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.04, lambda rng: album_dialogue(rng, gallery)),
+        "memory": (0.05, memory_dialogue),
         "told": (0.01, told_dialogue),
-        "user": (0.05, user_dialogue),
+        "user": (0.06, user_dialogue),
         "order": (0.01, order_dialogue),
         "persona": (0.02, persona_dialogue),
         "kept": (0.05, kept_dialogue),
         "talk": (0.02, small_talk),
-        "text": (0.07, lambda rng: rng.choice(texts)),
+        "text": (0.1, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.015, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.008, lambda rng: doubt_dialogue(rng, gallery))
     return Mixture(parts)
