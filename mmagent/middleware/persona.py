@@ -76,7 +76,7 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
         self.max_example_chars = max_example_chars
         self.max_lore_tokens = max_lore_tokens
         self.clock = clock
-        book = self.persona.lore
+        book = self.persona.lore_for(self.user_name)
         # What never changes stands in the system message already.
         spoken = tuple(entry for entry in book.entries if not entry.is_static)
         self._book = type(book)(spoken, book.scan_depth, book.token_budget, book.recursive)
@@ -161,10 +161,12 @@ class PersonaMiddleware(AgentMiddleware[PersonaState, Any, Any]):
         """Return (depth, text) of the lore that the conversation woke."""
         if not self._book.entries:
             return [], before
-        texts = [words_of(m) for m in said if is_user_turn(m) or isinstance(m, AIMessage)]
+        spoken = [m for m in said if is_user_turn(m) or isinstance(m, AIMessage)]
+        texts = [(words_of(m), isinstance(m, AIMessage)) for m in spoken]
         result = activate(
             self._book,
-            [text for text in texts if text],
+            [text for text, _ in texts if text],
+            answers=sum(is_answer for text, is_answer in texts if text),
             clock=before,
             seed=macros.seed,
             budget=self.max_lore_tokens,

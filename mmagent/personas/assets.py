@@ -15,7 +15,7 @@ from mmagent.personas.cards import CardSource
 from mmagent.personas.charx import read_member
 from mmagent.personas.png import read_text_chunks
 
-__all__ = ["is_remote", "main_icon", "read_asset"]
+__all__ = ["embedded_path", "is_remote", "main_icon", "read_asset"]
 
 _EMBEDDED = re.compile(r"embed(?:d)?ed://", re.IGNORECASE)
 
@@ -23,6 +23,11 @@ _EMBEDDED = re.compile(r"embed(?:d)?ed://", re.IGNORECASE)
 def is_remote(uri: str) -> bool:
     """Whether an asset's address leads out of the card."""
     return re.match(r"(?i)\s*(https?|ftp|file|//)", uri) is not None
+
+
+def embedded_path(uri: str) -> str:
+    """Return the place in the archive that an asset's address names; "" if it names none."""
+    return _EMBEDDED.sub("", uri, count=1) if _EMBEDDED.match(uri) else ""
 
 
 def read_asset(card: CardSource, uri: str) -> bytes:

@@ -72,6 +72,8 @@ _REQUIRED: dict[Spec, list[str]] = {
     "ooba": ["name", "context"],
 }
 """Fields that the specification wants present, empty or not."""
+_OPTIONAL = {"character_book", "assets", "nickname", "creation_date", "modification_date"}
+"""Fields that may be absent, which says something else than that they are empty."""
 _OWN_NAMES: dict[Spec, dict[str, str]] = {
     "pygmalion": {
         "char_name": "name",
@@ -189,7 +191,12 @@ def build_document(
     for card_name, name in form_of(spec).items():
         value = values[name]
         wanted = bool(value) or (not same and card_name in _REQUIRED[spec])
+        wanted = wanted or (card_name in _OPTIONAL and value is not None)
         if before[name] != value if name in before else wanted:
+            # SillyTavern repeats the fields of V1 beside `data`, for readers that know no more.
+            is_repeated = data is not document and card_name in document
+            if is_repeated and document[card_name] == data.get(card_name):
+                document[card_name] = copy.deepcopy(value)
             data[card_name] = copy.deepcopy(value)
     return document
 

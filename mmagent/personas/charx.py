@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from mmagent.errors import PersonaError
 
-__all__ = ["read_card_json", "read_member", "write_charx"]
+__all__ = ["member_names", "read_card_json", "read_member", "write_charx"]
 
 MAX_CARD_JSON = 16 * 1024 * 1024
 MAX_MEMBER = 64 * 1024 * 1024
@@ -81,6 +81,13 @@ def read_card_json(archive: bytes, source: str) -> tuple[bytes, tuple[str, ...]]
             raise PersonaError(f"{source} is an archive without a card.json, so no CHARX card.")
         raw = _read(opened, info, MAX_CARD_JSON, source)
     return raw, tuple(f"{name!r} in the archive points outside it: never read." for name in unsafe)
+
+
+def member_names(archive: bytes) -> list[str]:
+    """Return the names of the files beside the card."""
+    with _open(archive, "the archive") as opened:
+        files = (info for info in opened.infolist() if not info.is_dir() and _is_safe(info))
+        return [info.filename for info in files if info.filename != _CARD]
 
 
 def read_member(archive: bytes, name: str, source: str) -> bytes:

@@ -14,10 +14,10 @@ from typing import Any
 
 from mmagent.errors import PersonaError
 from mmagent.personas import charx
-from mmagent.personas.cards import CardSource, spec_of
-from mmagent.personas.png import PNG_SIGNATURE, read_text_chunks
+from mmagent.personas.cards import CardSource, Spec, spec_of
+from mmagent.personas.png import PNG_SIGNATURE, read_text_chunks, write_text_chunks
 
-__all__ = ["MAX_FILE", "check_depth", "is_card_file", "png_texts", "read_card"]
+__all__ = ["MAX_FILE", "card_in_png", "check_depth", "is_card_file", "read_card"]
 
 MAX_FILE = 256 * 1024 * 1024
 """Largest card file, in bytes: a CHARX with many pictures may come near it."""
@@ -25,6 +25,7 @@ MAX_JSON = 16 * 1024 * 1024
 """Largest JSON of a card, in bytes."""
 MAX_JSON_DEPTH = 64
 """Deepest nesting of a card's JSON."""
+_KEYWORDS = ("ccv3", "chara")
 
 
 def is_card_file(data: bytes) -> bool:
@@ -62,7 +63,7 @@ def read_card(data: bytes, source: str) -> CardSource:
 
 def _from_png(data: bytes, source: str) -> CardSource:
     # V3 first, as its specification asks; a damaged one must not hide a good V2 beside it.
-    chunks = read_text_chunks(data, ("ccv3", "chara"))
+    chunks = read_text_chunks(data, _KEYWORDS)
     if not chunks:
         raise PersonaError(
             f"{source} is a picture without a character card in it (no `ccv3` or `chara` text); "
@@ -124,7 +125,20 @@ def check_depth(document: Any, source: str) -> None:
             waiting.extend((inner, depth + 1) for inner in value)
 
 
-def png_texts(document: dict[str, Any], raw_json: bytes) -> dict[str, bytes]:
-    """Return the PNG text chunks of a card: `ccv3` for V3, `chara` for the older versions."""
-    keyword = "ccv3" if spec_of(document) == "v3" else "chara"
-    return {keyword: base64.b64encode(raw_json)}
+def card_in_png(picture: bytes, raw_json: bytes, spec: Spec, older: bytes) -> bytes:
+    """Return the picture with a card in it, and with no other card.
+
+    V3 stands under `ccv3`, the older versions under `chara`. A card that was left there beside
+    would be what some readers go by: a picture that had both gets both, of the same character.
+
+    Args:
+        picture: A PNG.
+        raw_json: The card.
+        spec: Its version.
+        older: The same card as V2, for readers that know no V3.
+    """
+    keyword = "ccv3" if spec == "v3" else "chara"
+    texts = {keyword: base64.b64encode(raw_json)}
+    if keyword == "ccv3" and read_text_chunks(picture, ("chara",)):
+        texts = {"chara": base64.b64encode(older), **texts}
+    return write_text_chunks(picture, texts, drop=_KEYWORDS)

@@ -7,6 +7,7 @@ drawn from a hash of the seed, the entry and the number of messages, so that a r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from mmagent.personas.macros import chance
 
 __all__ = ["Activation", "LoreClock", "activate", "estimate_tokens"]
 
+_COMMENT = re.compile(r"\{\{\s*(?://|comment\s*:)[^{}]*\}\}", re.IGNORECASE)
 MAX_ROUNDS = 8
 """How often contents may wake further entries in one turn."""
 
@@ -52,6 +54,7 @@ def activate(
     seed: str = "",
     count_tokens: Callable[[str], int] = estimate_tokens,
     budget: int | None = None,
+    answers: int | None = None,
 ) -> Activation:
     """Return the entries that speak after these messages.
 
@@ -62,8 +65,10 @@ def activate(
         seed: For chance; for instance the thread's id.
         count_tokens: Measures contents for the budget.
         budget: Most tokens of lore, if the book's own budget is not smaller.
+        answers: How many of the messages are the character's; half of them, if not given.
     """
-    turn = _Turn(book, messages, dict(clock or {}), seed)
+    said = len(messages) // 2 if answers is None else answers
+    turn = _Turn(book, messages, dict(clock or {}), seed, said)
     awake = turn.wake()
     chosen = turn.one_of_each_group(awake)
     limits = [limit for limit in (budget, book.token_budget) if limit is not None]
@@ -81,9 +86,15 @@ class _Turn:
     """The rules of one turn."""
 
     def __init__(
-        self, book: Lorebook, messages: Sequence[str], clock: dict[str, int], seed: str
+        self,
+        book: Lorebook,
+        messages: Sequence[str],
+        clock: dict[str, int],
+        seed: str,
+        answers: int,
     ) -> None:
         self.book = book
+        self.answers = answers
         self.messages = messages
         self.clock = {name: at for name, at in clock.items() if at <= len(messages)}
         self.seed = seed
@@ -104,7 +115,9 @@ class _Turn:
 
     def _may_speak(self, entry: LoreEntry) -> bool:
         now = len(self.messages)
-        if not entry.enabled or now < entry.delay or (entry.every and now % entry.every):
+        if not entry.enabled or now < entry.delay or self.answers < entry.after_answers:
+            return False
+        if entry.every and self.answers % entry.every:
             return False
         awoke = self.clock.get(entry.id)
         if awoke is None or awoke == now:
@@ -122,7 +135,9 @@ class _Turn:
         if entry.only_recursion and not said:
             return False
         text = said if entry.only_recursion else self._text_for(entry, said)
-        if _any(entry.excluded, text):
+        if _any(entry.excluded, text) or (
+            entry.additional and not entry.constant and not _any(entry.additional, text)
+        ):
             return False
         if entry.constant:
             return True
@@ -155,7 +170,8 @@ class _Turn:
             self.dropped += [(e, "chance") for e in waiting if e.id in called - chosen]
             waiting = [entry for entry in waiting if entry.id not in called]
             awake += lucky
-            said_before, said = said, "\n".join(e.content for e in awake if e.feeds_recursion)
+            contents = (_aloud(e.content) for e in awake if e.feeds_recursion)
+            said_before, said = said, "\n".join(contents)
             if not self.book.recursive or said == said_before:
                 break
         return awake
@@ -205,6 +221,11 @@ class _Turn:
             kept.append(entry)
         place = {entry.id: number for number, entry in enumerate(self.book.entries)}
         return sorted(kept, key=lambda entry: place[entry.id])
+
+
+def _aloud(content: str) -> str:
+    """Return a content without its comments, which wake nobody; hidden keys do."""
+    return _COMMENT.sub("", content)
 
 
 def _any(keys: Iterable[Key], text: str) -> bool:

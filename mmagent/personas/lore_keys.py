@@ -6,11 +6,13 @@ count as not found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import regex
+
+from mmagent.personas.macros import fill_macros
 
 __all__ = ["Key", "found_in", "read_keys"]
 
@@ -19,6 +21,7 @@ TIMEOUT = 0.05
 MAX_PATTERN = 1_000
 _CJK = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]")
 _WRAPPED = regex.compile(r"/(.+)/([a-z]*)", regex.DOTALL)
+_NEVER = regex.compile(r"(?!)")
 _FLAGS = {"i": regex.IGNORECASE, "m": regex.MULTILINE, "s": regex.DOTALL, "x": regex.VERBOSE}
 
 
@@ -31,7 +34,12 @@ class Key:
 
 
 def read_keys(
-    texts: Sequence[str], *, case_sensitive: bool, whole_words: Any, all_regex: bool
+    texts: Sequence[str],
+    *,
+    case_sensitive: bool,
+    whole_words: Any,
+    all_regex: bool,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Key, ...]:
     """Read keys.
 
@@ -41,18 +49,23 @@ def read_keys(
         whole_words: For plain words: whether "cat" must not be found in "category". Only an
             explicit False allows it. Never asked of scripts that put no spaces between words.
         all_regex: Whether the other keys are expressions too.
+        names: What `{{char}}` and `{{user}}` in plain words stand for.
     """
     keys = []
     for text in texts:
         pattern = _expression(text, all_regex, case_sensitive)
         if pattern is None:
-            pattern = _words(text, case_sensitive, whole_words is not False)
+            words = fill_macros(text, names) if names else text
+            pattern = _words(words, case_sensitive, whole_words is not False)
         keys.append(Key(text, pattern))
     return tuple(keys)
 
 
 def _expression(text: str, all_regex: bool, case_sensitive: bool) -> Any:
-    """Compile an expression; None if it is none, or a broken one, which then is plain words."""
+    """Compile an expression; None if it is none, or none after all, which then is plain words.
+
+    V3: where all keys are said to be expressions, a broken one is never found.
+    """
     wrapped = _WRAPPED.fullmatch(text)
     if len(text) > MAX_PATTERN or not (wrapped or all_regex):
         return None
@@ -67,7 +80,7 @@ def _expression(text: str, all_regex: bool, case_sensitive: bool) -> Any:
     try:
         return regex.compile(body, flags | regex.VERSION0)
     except (regex.error, RecursionError, OverflowError):
-        return None
+        return _NEVER if all_regex else None
 
 
 def _words(text: str, case_sensitive: bool, whole: bool) -> Any:

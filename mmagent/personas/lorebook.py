@@ -8,6 +8,7 @@ and V3 ("lorebook", "decorators") specifications, and SillyTavern's world info f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -39,6 +40,7 @@ class LoreEntry:
         keys: Any of these in the last messages makes it speak.
         secondary: Further keys, judged by `logic`; empty: not judged.
         logic: How the secondary keys count.
+        additional: Keys of which one must be there besides (`@@additional_keys`).
         excluded: Keys that silence it (`@@exclude_keys`).
         enabled: False: never.
         constant: True: always.
@@ -55,7 +57,8 @@ class LoreEntry:
         sticky: Messages for which it stays, once awake.
         cooldown: Messages for which it then stays silent.
         delay: Messages there must be before it may speak.
-        every: It may speak only at every so many messages.
+        after_answers: Answers of the character there must be before it may speak.
+        every: It may speak only at every so many answers of the character.
         once_only: After its first time it never speaks again.
         stays: After its first time it always speaks.
         groups: Of each group only one speaks.
@@ -69,6 +72,7 @@ class LoreEntry:
     keys: tuple[Key, ...] = ()
     secondary: tuple[Key, ...] = ()
     logic: Logic = "and_any"
+    additional: tuple[Key, ...] = ()
     excluded: tuple[Key, ...] = ()
     enabled: bool = True
     constant: bool = False
@@ -85,6 +89,7 @@ class LoreEntry:
     sticky: int = 0
     cooldown: int = 0
     delay: int = 0
+    after_answers: int = 0
     every: int = 0
     once_only: bool = False
     stays: bool = False
@@ -96,7 +101,8 @@ class LoreEntry:
     @property
     def is_static(self) -> bool:
         """Whether it is said in every turn alike, so that it belongs to the fixed prompt."""
-        ruled = self.excluded or self.groups or self.delay or self.every or self.once_only
+        ruled = self.additional or self.excluded or self.groups or self.once_only
+        ruled = ruled or self.delay or self.after_answers or self.every
         ruled = ruled or self.only_recursion or self.cooldown or self.probability < 100
         return self.enabled and self.constant and self.place != "depth" and not ruled
 
@@ -111,20 +117,31 @@ class Lorebook:
     recursive: bool = False
 
 
-def read_lorebook(book: Mapping[str, Any] | None, dialect: Dialect = "spec") -> Lorebook:
+def read_lorebook(
+    book: Mapping[str, Any] | None,
+    dialect: Dialect = "spec",
+    names: Mapping[str, str] | None = None,
+) -> Lorebook:
     """Read a card's `character_book`; what is missing or of a wrong kind takes its default.
 
     Args:
         book: As it stands in the card.
         dialect: Whose habits it follows; see `report.dialect_of`.
+        names: What `{{char}}` and `{{user}}` stand for in keys.
     """
     if not book:
         return Lorebook()
     raw = entries_of({"character_book": dict(book)})[:MAX_ENTRIES]
+    whole_words: Any = None
+    if dialect == "risu":
+        # Risu finds a key inside of a word, unless the book says otherwise.
+        extensions = book.get("extensions")
+        named = extensions.get("risu_fullWordMatching") if isinstance(extensions, dict) else None
+        whole_words = bool(named)
     entries: list[LoreEntry] = []
     taken: set[str] = set()
     for number, fields in enumerate(raw):
-        entry = _entry(fields, number, dialect)
+        entry = _entry(fields, number, dialect, names or {}, whole_words)
         if entry.id in taken:
             entry = replace(entry, id=f"{entry.id}#{number}")
         taken.add(entry.id)
@@ -152,19 +169,26 @@ def _names(value: Any) -> list[str]:
     if isinstance(value, str):
         value = value.split(",")
     items = value if isinstance(value, list) else []
-    return [name for item in items if (name := str(item).strip())]
+    return [name for item in items if item is not None and (name := str(item).strip())]
 
 
-def _entry(raw: Mapping[str, Any], number: int, dialect: Dialect) -> LoreEntry:
+def _entry(
+    raw: Mapping[str, Any],
+    number: int,
+    dialect: Dialect,
+    names: Mapping[str, str],
+    whole_words: Any,
+) -> LoreEntry:
     found = raw.get("extensions")
-    extensions: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    extensions = _snake_case(found) if isinstance(found, dict) else {}
     is_regex = bool(raw.get("use_regex"))
     # SillyTavern sets `use_regex` on every entry and means a key only where it is /…/.
     strict = is_regex and dialect != "sillytavern"
     options = {
         "case_sensitive": bool(raw.get("case_sensitive", extensions.get("case_sensitive"))),
-        "whole_words": extensions.get("match_whole_words", raw.get("whole_words")),
+        "whole_words": extensions.get("match_whole_words", raw.get("whole_words", whole_words)),
         "all_regex": strict,
+        "names": names,
     }
     place, role = _place(raw, extensions)
     entry = LoreEntry(
@@ -201,6 +225,13 @@ def _entry(raw: Mapping[str, Any], number: int, dialect: Dialect) -> LoreEntry:
     return _decorated(entry, options)
 
 
+def _snake_case(extensions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add to SillyTavern's names those that chub writes in camel case, as its server had them."""
+    spelled = {re.sub(r"(?<=[a-z])[A-Z]", lambda m: f"_{m[0].lower()}", k): v
+               for k, v in extensions.items()}  # fmt: skip
+    return {**spelled, **extensions}
+
+
 def _optional(value: Any) -> int | None:
     return None if value is None else max(0, _int(value, DEFAULT_SCAN_DEPTH))
 
@@ -229,18 +260,30 @@ def _decorated(entry: LoreEntry, options: Mapping[str, Any]) -> LoreEntry:
 
     A line `@@@name value` is obeyed where the decorator before it was not.
     """
-    lines = entry.content.split("\n")
+    lines = entry.content.replace("\r\n", "\n").split("\n")
+    if not entry.content.lstrip().startswith("@@"):
+        return entry
     obeyed = True
-    while lines and lines[0].startswith("@@"):
-        line = lines.pop(0).rstrip("\r")
-        is_fallback = line.startswith("@@@")
-        if is_fallback and obeyed:
+    was_enabled = entry.enabled
+    done: set[str] = set()
+    while lines and (not lines[0].strip() or lines[0].startswith("@@")):
+        line = lines.pop(0)
+        if not line.strip() or (line.startswith("@@@") and obeyed):
             continue
         name, _, value = line.lstrip("@").strip().partition(" ")
-        changed = _obey(entry, name.lower(), value.strip(), options)
+        name = name.lower()
+        # Of several with one name the first counts; a place beats a depth, "always" a "never".
+        beaten = name in done or _BEATS.get(name) in done
+        changed = None if beaten else _obey(entry, name, value.strip(), options)
         obeyed = changed is not None
         entry = changed or entry
+        done |= {name} if obeyed else set()
+    if "activate" in done:
+        entry = replace(entry, enabled=was_enabled)
     return replace(entry, content="\n".join(lines))
+
+
+_BEATS = {"depth": "position", "dont_activate": "activate"}
 
 
 def _obey(entry: LoreEntry, name: str, value: str, options: Mapping[str, Any]) -> LoreEntry | None:
@@ -258,7 +301,7 @@ def _obey(entry: LoreEntry, name: str, value: str, options: Mapping[str, Any]) -
         case "probability" if number >= 0:
             return replace(entry, probability=float(min(number, 100)))
         case "activate_only_after" if number >= 0:
-            return replace(entry, delay=number)
+            return replace(entry, after_answers=number)
         case "activate_only_every" if number > 0:
             return replace(entry, every=number)
         case "keep_activate_after_match":
@@ -273,8 +316,7 @@ def _obey(entry: LoreEntry, name: str, value: str, options: Mapping[str, Any]) -
             # The specification's word for "drop this one first".
             return replace(entry, priority=-1_000_000)
         case "additional_keys":
-            more = read_keys(_names(value), **options)
-            return replace(entry, secondary=(*entry.secondary, *more), logic="and_any")
+            return replace(entry, additional=read_keys(_names(value), **options))
         case "exclude_keys":
             return replace(entry, excluded=read_keys(_names(value), **options))
     return None

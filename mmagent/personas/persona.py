@@ -17,7 +17,7 @@ from mmagent.personas.cards import CARD_FIELDS, CardSource, Spec
 from mmagent.personas.charx import write_charx
 from mmagent.personas.lorebook import Lorebook, read_lorebook
 from mmagent.personas.macros import MacroContext
-from mmagent.personas.png import PNG_SIGNATURE, write_text_chunks
+from mmagent.personas.png import PNG_SIGNATURE
 from mmagent.personas.prompt import (
     Dialogue,
     parse_examples,
@@ -121,7 +121,8 @@ class Persona(BaseModel):
         """
         path = Path(name_or_path)
         is_path = isinstance(name_or_path, Path) or "/" in name_or_path
-        if is_path or path.suffix.lower() in SUFFIXES:
+        # Risu writes CHARX files whose names end in .jpeg; no name of a persona has a dot.
+        if is_path or path.suffix.lower() in SUFFIXES or (path.suffix and path.is_file()):
             persona = cls.from_bytes(read_file(path), source=path.name)
             persona._folder = path.parent
             return persona
@@ -237,7 +238,13 @@ class Persona(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the persona in our YAML, without the fields that are empty."""
-        values = {name: value for name, value in self.model_dump().items() if value}
+        # What may be absent is told from what is empty: a date of 0 says that nobody knows it.
+        maybe = {name for name, about in type(self).model_fields.items() if about.default is None}
+        values = {
+            name: value
+            for name, value in self.model_dump().items()
+            if value or (name in maybe and value is not None)
+        }
         return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=96)
 
     def to_png(self, picture: bytes | None = None, spec: Spec | None = None) -> bytes:
@@ -250,12 +257,15 @@ class Persona(BaseModel):
         Raises:
             PersonaError: There is no picture, or it is not a PNG.
         """
-        picture = picture or (self._card.picture if self._card else None)
+        card, raw_json = self._card, self.to_json(spec)
+        own = card.picture if card is not None else None
+        if card is not None and own and picture is None and raw_json == card.raw_json:
+            return own
+        picture = picture or own
         if picture is None or not picture.startswith(PNG_SIGNATURE):
             raise PersonaError(f"A card of {self.name} needs a picture; pass the bytes of a PNG.")
-        return write_text_chunks(
-            picture, containers.png_texts(self.to_card(spec), self.to_json(spec))
-        )
+        written = cards.spec_of(self.to_card(spec))
+        return containers.card_in_png(picture, raw_json, written, self.to_json("v2"))
 
     def to_charx(self) -> bytes:
         """Return a CHARX file (V3) with the card; an imported one keeps its assets.
@@ -265,7 +275,7 @@ class Persona(BaseModel):
         """
         archive = self._card.archive if self._card else None
         raw_json = self.to_json("v3")
-        if archive is not None and self._card is not None and raw_json == self._card.raw_json:
+        if archive is not None and raw_json == getattr(self._card, "raw_json", None):
             return archive
         return write_charx(raw_json, archive)
 
@@ -381,5 +391,10 @@ class Persona(BaseModel):
     @property
     def lore(self) -> Lorebook:
         """The card's book, read."""
+        return self.lore_for("")
+
+    def lore_for(self, user: str) -> Lorebook:
+        """Return the card's book, with the names filled into its keys."""
         dialect = dialect_of(self._card.document) if self._card is not None else "spec"
-        return read_lorebook(self.lorebook, dialect)
+        names = {"char": self.spoken_name, "user": user} if user else None
+        return read_lorebook(self.lorebook, dialect, names)

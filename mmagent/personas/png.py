@@ -81,10 +81,10 @@ def read_text_chunks(data: bytes, keywords: tuple[str, ...]) -> list[tuple[str, 
     return found
 
 
-def write_text_chunks(data: bytes, texts: dict[str, bytes]) -> bytes:
+def write_text_chunks(data: bytes, texts: dict[str, bytes], drop: tuple[str, ...] = ()) -> bytes:
     """Return the PNG with one tEXt chunk for each keyword, in place of those it had.
 
-    Every other chunk is kept byte for byte.
+    Texts under the keywords to drop go too; every other chunk is kept byte for byte.
 
     Raises:
         PersonaError: The file has no IEND chunk, so it is truncated.
@@ -92,7 +92,7 @@ def write_text_chunks(data: bytes, texts: dict[str, bytes]) -> bytes:
     out = [PNG_SIGNATURE]
     for kind, body in _chunks(data):
         keyword = body.partition(b"\0")[0].decode("latin-1").lower()
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and keyword in texts:
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and (keyword in texts or keyword in drop):
             continue
         if kind == b"IEND":
             out += [

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mmagent.personas.assets import is_remote
+from mmagent.personas.assets import embedded_path, is_remote
 from mmagent.personas.cards import CardSource, Container, Spec, data_of, form_of
+from mmagent.personas.charx import member_names
 
 __all__ = ["Dialect", "ImportReport", "dialect_of", "report_on"]
 
@@ -17,6 +18,26 @@ _TAVERN_TOP = {"create_date", "chat", "talkativeness", "fav", "avatar"}
 _TAVERN_EXTENSIONS = {"talkativeness", "fav", "world", "depth_prompt"}
 _TAVERN_ENTRY = {"probability", "useProbability", "selectiveLogic", "exclude_recursion", "depth"}
 _TEXT_LISTS = {"tags", "source", "alternate_greetings", "group_only_greetings"}
+# What V3's decorators may be called that have an effect here; see `lorebook`.
+DECORATORS = frozenset(
+    [
+        "activate",
+        "activate_only_after",
+        "activate_only_every",
+        "additional_keys",
+        "constant",
+        "depth",
+        "dont_activate",
+        "dont_activate_after_match",
+        "exclude_keys",
+        "ignore_on_max_context",
+        "keep_activate_after_match",
+        "position",
+        "probability",
+        "role",
+        "scan_depth",
+    ]
+)
 _TEXTS = {"name", "description", "personality", "scenario", "first_mes", "character_version"}
 
 
@@ -95,6 +116,8 @@ def _guesses(source: CardSource, data: dict[str, Any]) -> Iterator[str]:
     claimed = source.document.get("spec")
     if claimed and claimed != f"chara_card_{source.spec}":
         yield f"It claims {claimed!r} and holds the fields of {source.spec.upper()}."
+    elif source.spec == "v3" and (version := _number(source.document.get("spec_version"))) > 3:
+        yield f"It is of version {version:g} of the specification; read as 3.0."
     elif not claimed and source.spec == "v2":
         yield "It names no version; its fields are those of V2."
     for name in form_of(source.spec):
@@ -112,6 +135,13 @@ def _guesses(source: CardSource, data: dict[str, Any]) -> Iterator[str]:
         yield f"{len(plain)} book entries claim regular expressions and hold plain words."
     if any("extensions" not in entry for entry in entries):
         yield "Book entries without `extensions`; read as if it were empty."
+
+
+def _number(version: Any) -> float:
+    try:
+        return float(version)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _has_regex(entry: dict[str, Any]) -> bool:
@@ -132,7 +162,32 @@ def _without_effect(
         outer = sorted(set(source.document) - {"spec", "spec_version", "data"})
         if outer:
             yield f"Fields beside `data`, kept: {', '.join(outer)}."
+    extensions = data.get("extensions")
+    foreign = set(extensions) - {"depth_prompt"} if isinstance(extensions, dict) else ()
+    if foreign:
+        yield f"Extensions of other programs, kept: {', '.join(sorted(foreign))}."
+    strange = {name for entry in entries_of(data) for name in _decorators(entry)} - DECORATORS
+    if strange:
+        yield f"Decorators of the book, kept: {', '.join(sorted(strange))}."
     assets = data.get("assets")
     remote = [a for a in assets or [] if isinstance(a, dict) and is_remote(str(a.get("uri", "")))]
     if remote:
         yield f"{len(remote)} assets on the web, not fetched."
+    if source.archive is not None:
+        named = {embedded_path(str(a.get("uri", ""))) for a in assets or [] if isinstance(a, dict)}
+        others = [name for name in member_names(source.archive) if name not in named]
+        if others:
+            yield f"Files in the archive that no asset names, kept: {_some(others)}."
+
+
+def _decorators(entry: dict[str, Any]) -> Iterator[str]:
+    for line in str(entry.get("content") or "").splitlines():
+        if line.strip() and not line.startswith("@@"):
+            return
+        if name := line.lstrip("@").strip().partition(" ")[0].lower():
+            yield name
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

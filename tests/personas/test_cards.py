@@ -14,7 +14,7 @@ from mmagent.errors import PersonaError
 from mmagent.personas.cards import CARD_FIELDS
 from mmagent.personas.containers import MAX_JSON_DEPTH
 from mmagent.personas.persona import Persona
-from mmagent.personas.png import MAX_TEXT, write_text_chunks
+from mmagent.personas.png import MAX_TEXT, read_text_chunks, write_text_chunks
 
 REAL_CARDS = Path(__file__).parents[3] / "shared" / "data" / "cards"
 needs_real_cards = pytest.mark.skipif(
@@ -272,6 +272,57 @@ def test_png_export_keeps_the_picture(picture: Callable[..., bytes], tmp_path: P
         assert image.size == (64, 48)
     Persona.load("mia").export(tmp_path / "mia.png", picture=picture("blue"))
     assert Persona.load(tmp_path / "mia.png").greeting == Persona.load("mia").greeting
+
+
+def texts_in(data: bytes) -> dict[str, Any]:
+    found = read_text_chunks(data, ("chara", "ccv3"))
+    return {keyword: json.loads(base64.b64decode(text)) for keyword, text in found}
+
+
+def test_no_older_card_stays_in_a_picture(picture: Callable[..., bytes]) -> None:
+    v2 = chunk(b"tEXt", b"chara\0" + packed(V2))
+    v3 = chunk(b"tEXt", b"ccv3\0" + packed(V3))
+    both = png_with(picture(), v2, v3)
+    assert Persona.from_bytes(both).to_png() == both  # unchanged, byte for byte
+    changed = Persona.from_bytes(both).model_copy(update={"greeting": "New"})
+    written = texts_in(changed.to_png())
+    assert {name: card["data"]["first_mes"] for name, card in written.items()} == {
+        "chara": "New",
+        "ccv3": "New",
+    }
+    assert written["chara"]["spec"] == "chara_card_v2"
+    # V3 is read before V2: left there, it would undo the change.
+    old = changed.to_png(spec="v2")
+    assert list(texts_in(old)) == ["chara"]
+    assert Persona.from_bytes(old).greeting == "New"
+    # Nor does another character's card in the picture that a persona is put into.
+    assert Persona.from_bytes(Persona.load("mia").to_png(both)).name == "Mia"
+    alone = Persona.from_bytes(png_with(picture(), v3)).model_copy(update={"greeting": "New"})
+    assert list(texts_in(alone.to_png())) == ["ccv3"]
+
+
+def test_fields_repeated_beside_data_change_with_it() -> None:
+    card = {**V1, "fav": True, "tags": ["dog"], "personality": "own"} | V2
+    changed = Persona.from_card(card).model_copy(update={"greeting": "New", "personality": "p"})
+    written = changed.to_card()
+    assert (written["first_mes"], written["data"]["first_mes"]) == ("New", "New")
+    assert (written["personality"], written["data"]["personality"]) == ("own", "p")
+    assert list(written) == list(card)
+
+
+@pytest.mark.parametrize("spec", ["v1", "v2", "v3"])
+def test_what_is_empty_is_not_what_is_absent(spec: Any) -> None:
+    empty = {"creation_date": 0, "nickname": "", "assets": []}
+    persona = Persona.from_card(V3 | {"data": V1 | empty})
+    assert Persona.from_card(persona.to_card(spec)).model_dump() == persona.model_dump()
+    assert Persona.from_yaml(persona.to_yaml()).model_dump() == persona.model_dump()
+    assert "nickname" not in Persona.load("mia").to_card()["data"]
+
+
+def test_a_card_by_any_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rex.jpeg").write_bytes(json.dumps(V1).encode())
+    assert Persona.load("rex.jpeg").name == "Rex"
 
 
 def test_a_picture_without_a_card(picture: Callable[..., bytes]) -> None:

@@ -12,7 +12,9 @@ from card_files import chunk, packed, png_with
 
 from mmagent.errors import PersonaError
 from mmagent.personas import charx
+from mmagent.personas.lorebook import read_lorebook
 from mmagent.personas.persona import Persona
+from mmagent.personas.report import DECORATORS
 
 ICON = {"type": "icon", "uri": "embeded://assets/icon/main.png", "name": "main", "ext": "png"}
 CARD = {
@@ -205,6 +207,37 @@ def test_the_report_tells_what_was_guessed_and_what_has_no_effect() -> None:
     assert report.ignored == ("Unknown fields, kept: strange.",)
     assert json.loads(json.dumps(report.as_dict()))["read"] == ["name", "character_book", "tags"]
     assert Persona.load("mia").import_report is None
+
+
+def test_the_report_tells_what_other_programs_keep_in_a_card(picture: Callable[..., bytes]) -> None:
+    content = "@@depth 2\n@@is_greeting 1\nx"
+    book = {"entries": [{"keys": ["a"], "content": content, "extensions": {}}]}
+    data = CARD["data"] | {  # type: ignore[operator]
+        "extensions": {"depth_prompt": {}, "chub": {"id": 1}, "agnai": {}},
+        "character_book": book,
+    }
+    card = CARD | {"spec_version": "3.1", "data": data}
+    members = [("assets/icon/main.png", picture("red")), ("module.risum", b"x"), ("../evil", b"x")]
+    members += [(f"x_meta/{number}.json", b"{}") for number in range(6)]
+    report = Persona.from_bytes(archive_of(*members, card=card)).import_report
+    assert report is not None
+    assert "It is of version 3.1 of the specification; read as 3.0." in report.guessed
+    assert report.ignored == (
+        "Extensions of other programs, kept: agnai, chub.",
+        "Decorators of the book, kept: is_greeting.",
+        "Files in the archive that no asset names, kept: module.risum, x_meta/0.json, "
+        "x_meta/1.json, x_meta/2.json, x_meta/3.json and 2 more.",
+    )
+
+
+def test_the_report_knows_which_decorators_have_an_effect() -> None:
+    values = {"role": "user", "position": "before_desc", "additional_keys": "a"}
+    plain = read_lorebook({"entries": [{"keys": ["k"], "content": "x"}]}).entries[0]
+    for name in DECORATORS:
+        content = f"@@{name} {values.get(name, '3')}\nx"
+        changed = read_lorebook({"entries": [{"keys": ["k"], "content": content}]}).entries[0]
+        assert changed != plain, name
+        assert changed.content == "x"
 
 
 @pytest.mark.parametrize(

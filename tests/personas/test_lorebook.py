@@ -235,7 +235,7 @@ def test_decorators() -> None:
     (read,) = book_of(entry(text, "ball")).entries
     assert read.content == "Real @@text\n@@depth 9"
     assert (read.place, read.depth, read.role, read.scan_depth) == ("depth", 2, "assistant", 1)
-    assert (read.probability, read.delay, read.enabled) == (50.0, 5, True)
+    assert (read.probability, read.after_answers, read.enabled) == (50.0, 5, True)
     quiet = book_of(entry("@@exclude_keys quiet, hush\nx", "ball"))
     assert said(quiet, "ball") == ["x"]
     assert said(quiet, "ball, hush") == []
@@ -244,11 +244,70 @@ def test_decorators() -> None:
     assert said(both, "blue ball") == ["x"]
     assert said(book_of(entry("@@dont_activate\nx", "ball")), "ball") == []
     assert said(book_of(entry("@@activate\nx")), "nothing") == ["x"]
-    assert said(book_of(entry("@@activate_only_every 2\nx", constant=True)), "a") == []
+    every = book_of(entry("@@activate_only_every 2\nx", constant=True))
+    assert [bool(said(every, "a", answers=n)) for n in range(5)] == [True, False] * 2 + [True]
+    after = book_of(entry("@@activate_only_after 2\nx", constant=True))
+    assert [bool(said(after, *["a"] * n)) for n in range(2, 7)] == [False, False, True, True, True]
     once = book_of(entry("@@dont_activate_after_match\nx", "ball"), scan_depth=1)
     assert run(once, ["ball", "ball", "ball"]) == [True, False, False]
     stays = book_of(entry("@@keep_activate_after_match\nx", "ball"), scan_depth=1)
     assert run(stays, ["x", "ball", "x", "x"]) == [False, True, True, True]
+
+
+def test_decorators_as_the_specification_has_them() -> None:
+    def read(text: str, **fields: Any) -> Any:
+        (found,) = book_of(entry(text, "ball", **fields)).entries
+        return found
+
+    # Blank lines around them go, and carriage returns.
+    assert read("\r\n@@depth 2\r\n\r\nWords\r\n").content == "Words\n"
+    assert read("Words\r\n@@depth 2").content == "Words\r\n@@depth 2"
+    # Of several with one name the first counts; a place beats a depth in any order.
+    assert read("@@depth 1\n@@depth 7\nx").depth == 1
+    assert read("@@position before_desc\n@@depth 1\nx").place == "before"
+    assert read("@@depth 1\n@@position before_desc\nx").place == "before"
+    for text in ("@@activate\n@@dont_activate\nx", "@@dont_activate\n@@activate\nx"):
+        assert said(book_of(entry(text)), "nothing") == ["x"]
+        assert said(book_of(entry(text, enabled=False)), "nothing") == []
+    # Additional keys are asked besides the secondary ones, whatever the logic of these.
+    rules = {"secondary_keys": ["night"], "selective": True, "extensions": {"selectiveLogic": 2}}
+    both = book_of(entry("@@additional_keys red, blue\nx", "ball", **rules))
+    assert [bool(said(both, text)) for text in ("ball", "red ball", "red ball at night")] == [
+        False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_broken_expression_is_never_found_where_all_are_said_to_be_expressions() -> None:
+    assert said(book_of(entry("x", "ball(", use_regex=True)), "a ball( here") == []
+    assert said(book_of(entry("x", "ball(", use_regex=True), dialect="sillytavern"), "ball(") == [
+        "x"
+    ]
+
+
+def test_comments_wake_nobody_and_hidden_keys_do() -> None:
+    chain = [
+        entry("one {{// cat}} {{comment: cow}} {{hidden_key:dog}}", "ball"),
+        entry("two", "cat", "cow"),
+        entry("three", "dog"),
+    ]
+    found = said(book_of(*chain, recursive_scanning=True), "ball")
+    assert [text[:5] for text in found] == ["one {", "three"]
+
+
+def test_keys_of_cards_from_the_wild() -> None:
+    names = {"char": "Rex", "user": "Sam"}
+    book = {"entries": [entry("x", "{{user}}", "{{char}}'s ball")]}
+    assert said(read_lorebook(book, names=names), "hi sam") == ["x"]
+    assert said(read_lorebook(book, names=names), "Rex's ball") == ["x"]
+    assert said(read_lorebook(book), "hi sam") == []
+    # chub leaves empty keys and nulls, and writes camel case.
+    (read,) = book_of({"content": "x", "keys": ["sword", "", None],
+                       "extensions": {"excludeRecursion": True}}).entries  # fmt: skip
+    assert ([key.text for key in read.keys], read.from_recursion) == (["sword"], False)
+    # Risu looks inside of words, unless the book says otherwise.
+    assert said(book_of(entry("x", "cat"), dialect="risu"), "concatenate") == ["x"]
+    whole = {"risu_fullWordMatching": True}
+    assert said(book_of(entry("x", "cat"), dialect="risu", extensions=whole), "concatenate") == []
 
 
 def test_places() -> None:
