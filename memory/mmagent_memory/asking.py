@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 
 from mmagent_memory.backends import Candidate, Question
 from mmagent_memory.dates import Period, periods
@@ -12,7 +13,7 @@ from mmagent_memory.names import ANY_PERSONA, decode_name
 from mmagent_memory.pictures import GivenPicture
 from mmagent_memory.questions import only_asks, parts_of, wanted_of, without_instructions
 from mmagent_memory.ranking import Signals, Wanted
-from mmagent_memory.records import Stored, image_entries
+from mmagent_memory.records import Stored
 from mmagent_memory.voices import Voice, voice_of
 
 __all__ = ["Asked", "about", "ask", "moment_of"]
@@ -31,6 +32,16 @@ class Asked:
     voice: Voice
     user: str
     now: datetime
+    # Whether somebody's words are asked for, by who and to whom: few speak in a memory.
+    _told: dict[tuple[Any, Any], bool] = field(default_factory=dict, repr=False, compare=False)
+
+    def tells(self, speaker: str | None, label: str) -> bool:
+        """Whether the words of a speaker are asked for, said to the persona of a namespace."""
+        known = self._told.get((speaker, label))
+        if known is None:
+            persona = None if label == ANY_PERSONA else decode_name(label)
+            known = self._told[speaker, label] = self.voice.of(speaker, self.user, persona)
+        return known
 
 
 def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime, user: str = "") -> Asked:
@@ -48,27 +59,30 @@ def ask(text: str, pictures: tuple[GivenPicture, ...], now: datetime, user: str 
 
 def about(candidate: Candidate, asked: Asked) -> Signals:
     """Return what is known of a candidate, its time and its conversation included."""
-    stored = candidate.stored
-    value = stored.value
-    day = _day_of(stored, asked.now)
+    found, stored = candidate.signals, candidate.stored
+    value, namespace = stored.value, stored.namespace
+    at = value_at(stored)
+    day = _day_of(at, asked.now)
     previous = value.get("previous")
-    moment = moment_of(stored)
-    label = stored.namespace[2]
-    persona = None if label == ANY_PERSONA else decode_name(label)
-    shows = bool(image_entries(value))
-    return replace(
-        candidate.signals,
-        told=asked.voice.of(value.get("speaker"), asked.user, persona),
-        only_asks=not shows and only_asks(value.get("text") or ""),
+    shows = bool(value.get("images"))
+    # Anew and not by `replace`, which takes as long as all the rest.
+    return Signals(
+        words=found.words,
+        meaning=found.meaning,
+        picture=found.picture,
+        parts=found.parts,
         on_date=day is not None and any(period.holds(day) for period in asked.periods),
         shows=shows,
+        told=asked.tells(value.get("speaker"), namespace[2]),
+        only_asks=not shows and only_asks(value.get("text") or ""),
         ended=bool(value.get("valid_to")) and not asked.wanted.first,
-        age_days=None if math.isinf(moment) else (asked.now.timestamp() - moment) / 86_400,
+        age_days=None if at is None else (asked.now.timestamp() - at.timestamp()) / 86_400,
         importance=value.get("importance"),
-        name=(stored.namespace, stored.key),
-        previous=(stored.namespace, previous) if previous else None,
-        group=(stored.namespace[:3], value.get("thread"), day),
+        name=(namespace, stored.key),
+        previous=(namespace, previous) if previous else None,
+        group=(namespace[:3], value.get("thread"), day),
         order=stored.order,
+        vector=found.vector,
     )
 
 
@@ -84,8 +98,7 @@ def value_at(stored: Stored) -> datetime | None:
     return datetime.fromisoformat(at) if at else None
 
 
-def _day_of(stored: Stored, now: datetime) -> date | None:
-    at = value_at(stored)
+def _day_of(at: datetime | None, now: datetime) -> date | None:
     if at is None:
         return None
     # "Yesterday" is meant where the question is asked.

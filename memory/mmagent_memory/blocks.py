@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmagent_memory.embedding import Matrix
+from mmagent_memory.kept import KeptRows
 from mmagent_memory.moments import Moment
 from mmagent_memory.rows import unpack_many
 
@@ -118,6 +119,9 @@ class BlockCache:
     Args:
         budget: Bytes; None for two gigabytes, or a quarter of the machine's memory if that is
             less.
+
+    Attributes:
+        rows: The rows that were read last.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -125,6 +129,7 @@ class BlockCache:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             budget = min(2 << 30, memory // 4)
         self.budget = budget
+        self.rows = KeptRows()
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         self._lock = threading.RLock()
         self._paths: tuple[int, dict[int, bytes]] = (-1, {})
@@ -204,6 +209,7 @@ class BlockCache:
         with self._lock:
             self._blocks.clear()
             self._sizes.clear()
+            self.rows.clear()
 
     def _after_fork(self) -> None:
         # Another thread may have been amid a change, and its lock is nobody's here.

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmagent_memory.dots import dots
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.moments import Moment, moment_of
 from mmagent_memory.rows import unpack_many
@@ -348,7 +349,7 @@ def _exact(
         items, _, matrix = unpack_many(rows, len(query))
         if not len(items):
             continue
-        scores = matrix @ query
+        scores = dots(matrix, query)
         if len(items) != len(rows):
             starts = np.flatnonzero(np.diff(items, prepend=-1))
             items, scores = items[starts], np.maximum.reduceat(scores, starts)

@@ -74,25 +74,27 @@ class NativeBackend(DirectBackend):
             for by_words, alike in zip_longest(part_words, part_meaning):
                 found += [*by_words, *(alike.best(limit) if alike else ())]
             found = list(dict.fromkeys(found))
-            rows = reader.rows(found)
+            rows = reader.shared_rows(found)
             vectors = _first_vectors(blocks, set(rows))
-            return [
-                Candidate(
-                    stored_of(rows[number]),
-                    Signals(
-                        words=words.get(number),
-                        meaning=meaning.of(number),
-                        picture=picture.of(number),
-                        parts=tuple(
-                            (by_words.get(number), alike.of(number) if alike else None)
-                            for by_words, alike in zip_longest(part_words, part_meaning)
-                        ),
-                        vector=vectors.get(number),
-                    ),
-                )
-                for number in found
-                if number in rows
-            ]
+        found = [number for number in found if number in rows]
+        by_meaning, by_picture = meaning.of(found), picture.of(found)
+        parts = [
+            (by_words, alike.of(found) if alike else {})
+            for by_words, alike in zip_longest(part_words, part_meaning)
+        ]
+        return [
+            Candidate(
+                stored_of(rows[number]),
+                Signals(
+                    words=words.get(number),
+                    meaning=by_meaning.get(number),
+                    picture=by_picture.get(number),
+                    parts=tuple((said.get(number), like.get(number)) for said, like in parts),
+                    vector=vectors.get(number),
+                ),
+            )
+            for number in found
+        ]
 
     def _picture(self, namespace: Namespace, image_id: str) -> bytes | None:
         with self._store.database.reading() as db:
@@ -134,14 +136,18 @@ class _Similar:
     def best(self, limit: int) -> list[int]:
         """Return the most similar items, best first."""
         order = np.argsort(-self._scores, kind="stable")[:limit]
-        return [int(number) for number in self._items[order]]
+        best: list[int] = self._items[order].tolist()
+        return best
 
-    def of(self, number: int) -> float | None:
-        """Return the cosine of one item; None if it has no such vector."""
-        place = int(np.searchsorted(self._items, number))
-        if place < len(self._items) and self._items[place] == number:
-            return float(self._scores[place])
-        return None
+    def of(self, numbers: list[int]) -> dict[int, float]:
+        """Return the cosines of items; those that have no such vector are left out."""
+        if not len(self._items):
+            return {}
+        wanted = np.array(numbers, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._items, wanted), len(self._items) - 1)
+        there = self._items[places] == wanted
+        scores = self._scores[places[there]]
+        return dict(zip(wanted[there].tolist(), scores.tolist(), strict=True))
 
 
 def _first_vectors(
@@ -151,6 +157,7 @@ def _first_vectors(
     numbers = np.fromiter(wanted, dtype=np.int64)
     found: dict[int, Matrix] = {}
     for items, _, matrix in blocks:
-        for place in np.flatnonzero(np.isin(items, numbers)):
-            found.setdefault(int(items[place]), matrix[place])
+        places = np.flatnonzero(np.isin(items, numbers))
+        for place, item in zip(places.tolist(), items[places].tolist(), strict=True):
+            found.setdefault(item, matrix[place])
     return found

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmagent_memory.blocks import View
+from mmagent_memory.dots import dots
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.rows import IMAGE, TEXT
 
@@ -46,14 +47,9 @@ def similarities(
 
 
 def products(matrix: Matrix, query: Matrix) -> Matrix:
-    """Return the inner product of each row with a vector, [n]; always on one thread.
-
-    A thread pool makes this no faster where memory is the limit, and many times slower beside
-    other work.
-    """
+    """Return the inner product of each row with a vector, [n]; always on one thread."""
     if len(matrix) < _BY_NUMPY:
-        few: Matrix = matrix @ query
-        return few
+        return dots(matrix, query)
     import faiss
 
     found: Matrix = np.empty(len(matrix), dtype=np.float32)
@@ -113,14 +109,16 @@ def _nearest_of_block(block: View, query: Matrix, limit: int) -> dict[int, float
     # Some more, since an item may have several vectors, or be gone.
     some = 2 * limit + 16
     if len(scores) > some:
-        least = np.partition(scores, len(scores) - some)[len(scores) - some]
-        places = np.flatnonzero(scores >= least)
+        places = np.argpartition(scores, len(scores) - some)[len(scores) - some :]
+        least = scores[places[0]]
         items, scores = items[places], scores[places]
-    order = np.lexsort((items, -scores))
+    pairs = sorted(zip((-scores).tolist(), items.tolist(), strict=True))
     found: dict[int, float] = {}
-    for item, score in zip(items[order].tolist(), scores[order].tolist(), strict=True):
+    for score, item in pairs:
         if item and item not in found:
-            found[item] = score
+            found[item] = -score
             if len(found) == limit:
-                return found
-    return found if len(scores) == len(block[0]) else None
+                break
+    if len(matrix) <= some or (len(found) == limit and -score > least):
+        return found
+    return None  # Too few, or what was cut off may tie with the last.

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mmagent_memory.blocks import BlockCache, View
 from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.filters import matches
+from mmagent_memory.kept import KeptRow
 from mmagent_memory.moments import moment_of
 from mmagent_memory.rows import (
     Row,
@@ -33,14 +35,6 @@ __all__ = ["Reader", "Scope", "nearest", "similarities"]
 
 _ALIVE = "(items.expires IS NULL OR items.expires > :now)"
 _JOINED = "items JOIN namespaces ON namespaces.id = items.ns"
-_BY_NUMBERS = {
-    size: f"SELECT {Row.COLUMNS_WITHOUT_PATH} FROM items "  # noqa: S608
-    f"WHERE items.id IN ({', '.join('?' * size)}) "
-    "AND (items.expires IS NULL OR items.expires > ?)"
-    for size in (16, 64, 500)
-}
-_CHUNK = 500
-"""Most ids in one SQL statement."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,10 @@ class Scope:
     @classmethod
     def of(cls, prefix: Sequence[str]) -> Scope:
         """Return the scope of all namespaces that begin with these labels."""
+        return _scope_of(tuple(prefix))
+
+    @classmethod
+    def _of(cls, prefix: tuple[str, ...]) -> Scope:
         if not prefix:
             return cls("1", {})
         path = path_of(prefix)
@@ -65,6 +63,11 @@ class Scope:
             path,
             path[:-1] + b"/",
         )
+
+
+@lru_cache(maxsize=4096)
+def _scope_of(prefix: tuple[str, ...]) -> Scope:
+    return Scope._of(prefix)
 
 
 class Reader:
@@ -132,17 +135,20 @@ class Reader:
 
     def rows(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Return items by their numbers; those that are gone are left out."""
-        found = {}
-        for start in range(0, len(numbers), _CHUNK):
-            wanted = [int(number) for number in numbers[start : start + _CHUNK]]
-            # In a few lengths only, so that SQLite has the statement ready.
-            room = next(size for size in _BY_NUMBERS if size >= len(wanted))
-            padding = [-1] * (room - len(wanted))
-            for columns in self.db.execute(_BY_NUMBERS[room], (*wanted, *padding, self.now)):
-                # An item whose namespace is lost is damaged, not absent.
-                row = Row.from_columns(columns, self.blocks.path(self.db, self.moment, columns[1]))
-                found[row.id] = row
-        return found
+        return {number: kept.fresh() for number, kept in self._kept(numbers).items()}
+
+    def shared_rows(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Return items as `rows` does, for callers that change nothing of what they hold."""
+        return {number: kept.row for number, kept in self._kept(numbers).items()}
+
+    def _kept(self, numbers: Sequence[int]) -> dict[int, KeptRow]:
+        return self.blocks.rows.get(
+            self.db,
+            self.moment,
+            self.now,
+            numbers,
+            lambda namespace: self.blocks.path(self.db, self.moment, namespace),
+        )
 
     def page(
         self,
