@@ -137,6 +137,23 @@ def test_mistakes_in_settings_are_named_at_once(echo):
             ChatMMAgent(model="echo", **wrong)
         with pytest.raises(UsageError, match=message):
             echo.invoke("x", **wrong)
+    # What pydantic would make fit, or a model stumble over.
+    for wrong, message in (
+        ({"max_tokens": "5"}, "max_tokens must be a whole number; it is '5'"),
+        ({"max_tokens": 3.5}, "max_tokens must be a whole number"),
+        ({"num_beams": 2.0}, "num_beams must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": float("inf")}, "temperature must be a finite number"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more"),
+        ({"top_k": True}, "top_k must be a whole number"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"seed": 1 << 64}, "seed must be of 64 bits"),
+        ({"top_logprobs": "3"}, "top_logprobs must be a whole number"),
+        ({"stop": [1]}, "stop must be texts"),
+        ({"stop": [""]}, "stop must be texts that are not empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            echo.invoke("x", **wrong)
     hosted = ChatMMAgent(model_name="echo", api_key="k", max_retries=2, timeout=60)
     assert hosted.model == "echo"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmagent.errors import ContextOverflowError, UsageError
@@ -26,6 +27,7 @@ __all__ = [
     "room_for_answer",
 ]
 
+_REALS = ("temperature", "top_p", "min_p", "repetition_penalty", "timeout")
 FinishReason = Literal["stop", "length", "tool_calls"]
 Modality = Literal["text", "image", "audio"]
 
@@ -62,7 +64,8 @@ class Sampling:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges, so that mistakes are named before a model runs."""
+        """Check kinds and ranges, so that mistakes are named before a model runs."""
+        self._check_kinds()
         rules: list[tuple[str, bool, str]] = [
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
             ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
@@ -75,6 +78,8 @@ class Sampling:
                 self.repetition_penalty is None or self.repetition_penalty > 0,
                 "above 0",
             ),
+            ("temperature", self.temperature != float("inf"), "a finite number"),
+            ("seed", self.seed is None or -(1 << 63) <= self.seed < 1 << 63, "of 64 bits"),
             ("stop", all(self.stop), "texts that are not empty"),
             (
                 "top_logprobs",
@@ -89,6 +94,18 @@ class Sampling:
                 raise UsageError(f"{name} must be {range_}; it is {value!r}.")
         if self.logprobs is not None and self.num_beams > 1:
             raise UsageError("logprobs cannot be combined with num_beams; leave one of them out.")
+
+    def _check_kinds(self) -> None:
+        whole = ("max_tokens", "top_k", "num_beams", "seed", "logprobs")
+        for name in (*whole, *_REALS):
+            value = getattr(self, name)
+            kind: type = Integral if name in whole else Real
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                wanted = "a whole number" if name in whole else "a number"
+                shown = "top_logprobs" if name == "logprobs" else name
+                raise UsageError(f"{shown} must be {wanted}; it is {value!r}.")
+        if not all(isinstance(text, str) for text in self.stop):
+            raise UsageError(f"stop must be texts; it is {list(self.stop)!r}.")
 
     @property
     def samples(self) -> bool | None:

@@ -108,6 +108,7 @@ class GuideMaker:
         self._width = width
         self._made: Any = None
         self._closers: Any = None
+        self._letter: int | None = None
         self._lock = threading.Lock()
 
     def guide(self, form: Form, format: ToolFormat, room: int) -> Guide:
@@ -151,16 +152,26 @@ class GuideMaker:
             return self._made
 
     def closers(self) -> Any:
-        """For every token, how much it helps to finish JSON soon: (vocabulary,)."""
+        """For every token, how much it helps to finish JSON soon: (2, vocabulary).
+
+        The second row is for the inside of a text, where digits and commas are signs like others.
+        """
         import numpy as np
 
         compiled = self._compiled()
         with self._lock:
             if self._closers is None:
-                helps = [_helps(compiled.decode_str([token])) for token in range(self._width)]
-                self._closers = np.array(helps, dtype="float32")
-                self._closers[self._ends] = 10.0
+                texts = [compiled.decode_str([token]) for token in range(self._width)]
+                rows = [[_helps(text) for text in texts], [_lengthens(text) for text in texts]]
+                self._closers = np.array(rows, dtype="float32")
+                self._closers[:, self._ends] = 10.0
+                self._letter = texts.index("a") if "a" in texts else None
             return self._closers
+
+    def in_text(self, allowed: Any) -> bool:
+        """Whether these tokens (vocabulary,) are what may come inside a text."""
+        self.closers()
+        return self._letter is not None and bool(allowed[self._letter])
 
 
 def _helps(text: str) -> float:
@@ -168,14 +179,22 @@ def _helps(text: str) -> float:
         return 0.1
     if set(text) <= set('"}]'):
         return 5.0 + 0.1 * len(text)
+    if text.startswith(","):
+        return 4.0  # what must still come, comes after it; a number could go on for ever
     if set(text) & set("{["):
         return 0.2
     if text.isdigit():
         return 3.0 - 0.1 * len(text)
     if text in ("null", "nul", "nu", "n", "true", "t", "false", "f"):
         return 2.0 + 0.1 * len(text)
-    # In a text that must be long, long tokens get there sooner.
     return 1.0 + 0.01 * min(len(text), 50)
+
+
+def _lengthens(text: str) -> float:
+    if text[:1] == '"' and set(text) <= set('"}]'):
+        return 5.0 + 0.1 * len(text)  # the end of the text, and of what it is in
+    # In a text that must be long, long tokens get there sooner.
+    return 1.0 + 0.01 * min(len(text), 50) if text.strip() and "\ufffd" not in text else 0.1
 
 
 class Guide:
@@ -225,7 +244,8 @@ class Guide:
     def _hurried(self, bits: Any) -> int:
         import numpy as np
 
-        return int(np.where(bits, self._maker.closers(), -1.0).argmax())
+        helps = self._maker.closers()[int(self._maker.in_text(bits))]
+        return int(np.where(bits, helps, -1.0).argmax())
 
     def _shortest(self, matcher: Any, limit: int) -> int | None:
         """How many tokens an end takes from here, by going there; None if more than `limit`."""

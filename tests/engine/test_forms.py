@@ -130,6 +130,27 @@ def test_text_is_json_of_the_schema_even_at_the_limit(llava_engine):
     assert last.finish_reason == "length"
 
 
+@pytest.mark.parametrize(
+    ("properties", "limit"),
+    [
+        ({"a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "boolean"}}}, 40),
+        ({"a": {"type": "number"}, "b": {"type": ["number", "null"]}, "c": {"type": "string"}}, 45),
+        ({"a": {"type": "string", "minLength": 120}, "b": {"type": "integer"}}, 60),
+    ],
+    ids=["a number that could go on", "one that may be none", "a text that must be long"],
+)
+def test_the_shortest_way_to_the_end_is_found(llava_engine, properties, limit):
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    said, _, last = answer(
+        llava_engine,
+        [HumanMessage("Hello")],
+        Form(schema=schema),
+        Sampling(max_tokens=limit, temperature=1.5, seed=1),
+    )
+    assert set(json.loads(said)) == set(properties)
+    assert last.finish_reason == "stop"
+
+
 def test_forms_that_cannot_be_held(llava_engine):
     for form, sampling, message in (
         (Form(schema={"type": "nonsense"}), Sampling(), "schema"),
