@@ -64,6 +64,36 @@ class ChatMMAgentReads:
         return True
 
 
+class ChatMMAgentTells(ChatMMAgentReads):
+    """What the suite of integration is told besides: which details of usage are reported."""
+
+    @property
+    def supported_usage_metadata_details(self):
+        details = ["cache_read_input", "reasoning_output"]
+        return {"invoke": details, "stream": details}
+
+    def invoke_with_cache_read_input(self, *, stream=False):
+        model = ChatMMAgent(**self.chat_model_params)
+        model.invoke("What was read once is known.")
+        answer = self._answer(model, stream)
+        assert answer.usage_metadata["input_token_details"]["cache_read"] > 0
+        return answer
+
+    def invoke_with_reasoning_output(self, *, stream=False):
+        return self._answer(ChatMMAgent(**self.chat_model_params), stream)
+
+    def _answer(self, model, stream):
+        said = "What was read once is known."
+        return sum_of(model.stream(said)) if stream else model.invoke(said)
+
+
+def sum_of(chunks):
+    whole = None
+    for chunk in chunks:
+        whole = chunk if whole is None else whole + chunk
+    return whole
+
+
 class TestChatMMAgentUnit(ChatMMAgentReads, ChatModelUnitTests):
     @pytest.fixture(autouse=True)
     def _folder(self, tiny_llava):
@@ -149,7 +179,7 @@ def local_media(media_server, monkeypatch):
 
 # Streaming is timed only where recorded traffic is played back; here it is run once.
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
-class TestChatMMAgentIntegration(ChatMMAgentReads, ChatModelIntegrationTests):
+class TestChatMMAgentIntegration(ChatMMAgentTells, ChatModelIntegrationTests):
     """What does not depend on what a model knows; the values of calls would (test_structured)."""
 
     @pytest.fixture(autouse=True)
@@ -202,9 +232,94 @@ class TestChatMMAgentIntegration(ChatMMAgentReads, ChatModelIntegrationTests):
     def model_override_value(self):
         return "echo"
 
+
+@pytest.fixture(scope="module")
+def bundled_chat(bundled_model):
+    """The bundled model, loaded once for all tests that ask for its folder."""
+    model = ChatMMAgent(model=str(bundled_model))
+    model.load()
+    return model
+
+
+CHOOSES = frozenset(
+    {
+        "test_tool_calling",
+        "test_tool_calling_async",
+        "test_bind_runnables_as_tools",
+        "test_tool_calling_with_no_arguments",
+        "test_agent_loop",
+        "test_unicode_tool_call_integration",
+    }
+)
+"""What depends on the skill of a model: whether to call, how often, and with which values.
+All others depend on form alone, which grammars see to."""
+
+
+@pytest.mark.bundled
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
+class TestBundledModel(ChatMMAgentTells, ChatModelIntegrationTests):
+    """The suite on the bundled model, calls and their values included; held out of its training."""
+
+    __test__ = False  # until the bundled weights call functions; then leave this line out
+
+    @pytest.fixture(autouse=True)
+    def _ready(self, bundled_chat, local_media, moonshine, monkeypatch):
+        monkeypatch.setattr(type(self), "folder", bundled_chat.model)
+        monkeypatch.setattr(type(self), "host", local_media)
+        monkeypatch.setattr(type(self), "listener", str(moonshine))
+
+    folder = host = listener = ""
+
     @property
-    def supported_usage_metadata_details(self):
-        return {"invoke": [], "stream": []}
+    def chat_model_params(self):
+        return {
+            "model": self.folder,
+            "max_tokens": 128,
+            "temperature": 0,
+            "media_policy": MediaPolicy(allowed_hosts=(self.host,)),
+            "transcriber": self.listener,
+        }
+
+    @property
+    def has_tool_calling(self):
+        return True
+
+    @property
+    def has_tool_choice(self):
+        return True
+
+    @property
+    def has_structured_output(self):
+        return True
+
+    @property
+    def supports_json_mode(self):
+        return True
+
+    @property
+    def enable_vcr_tests(self):
+        return True
+
+    @property
+    def supports_audio_inputs(self):
+        return True
+
+    @property
+    def supports_anthropic_inputs(self):
+        return True
+
+    @property
+    def supports_model_override(self):
+        return True
+
+    @property
+    def model_override_value(self):
+        return "echo"
+
+
+def test_the_tests_that_depend_on_skill_are_those_of_the_suite():
+    assert {name for name in CHOOSES if not hasattr(ChatModelIntegrationTests, name)} == set()
 
 
 def test_a_model_that_hears_passes_the_test_of_sound(tiny_hearing, local_media):
