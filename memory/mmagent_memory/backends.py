@@ -8,7 +8,7 @@ the logic is written once for both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -100,6 +100,10 @@ class Backend(Protocol):
         This is how derived records change: they show no pictures and follow no turn. What is
         removed leaves no trace, as in `remove`.
         """
+        ...
+
+    def amend(self, stored: Stored, changes: Mapping[str, Any]) -> Steps[None]:
+        """Change fields of a memory that it is not found by; everything else stays."""
         ...
 
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:

@@ -11,6 +11,7 @@ from langgraph.store.base import BaseStore
 from mmagent_memory.backends import Backend, Steps, arun, run
 from mmagent_memory.deriving import WHAT, DeriveReport, derive_steps
 from mmagent_memory.facts import is_valid
+from mmagent_memory.rating import RatedMemory
 from mmagent_memory.records import FACT, SUMMARY, MemoryHit, hit_of, kind_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SETTLED = timedelta(minutes=30)
 """How long a session must have been quiet before it is summarised."""
 
 
-class DerivedMemory:
+class DerivedMemory(RatedMemory):
     """Facts, summaries and captions; each names the turns it is from and goes with them."""
 
     store: BaseStore

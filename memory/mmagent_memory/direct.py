@@ -7,7 +7,7 @@ are found; the rest is here once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from mmagent_memory.embedding import Matrix
 from mmagent_memory.enrichment import full_text_of, indexed_fields, previous_of
 from mmagent_memory.names import ROOT
 from mmagent_memory.records import EraseReceipt, Stored
-from mmagent_memory.rows import IMAGE, TEXT, Put, Row, Vectors
+from mmagent_memory.rows import IMAGE, TEXT, FullText, Put, Row, Vectors
 
 __all__ = ["DirectBackend", "Namespace", "stored_of"]
 
@@ -77,6 +77,10 @@ class DirectBackend(ABC):
         """Write memories over those of their keys and remove keys, in one transaction."""
         return _do(lambda: self._change(namespace, memories, removed))
 
+    def amend(self, stored: Stored, changes: Mapping[str, Any]) -> Steps[None]:
+        """Change fields of a memory that it is not found by; everything else stays."""
+        return _do(lambda: self._amend(stored, changes))
+
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:
         """Forget everything below a prefix, as thoroughly as the store can."""
         return _do(lambda: self._erase(prefix))
@@ -118,7 +122,10 @@ class DirectBackend(ABC):
 
     def _add(self, namespace: Namespace, memories: Sequence[NewMemory]) -> None:
         with self._reading() as reader:
-            latest = [stored_of(row) for row in reader.latest(namespace, _LOOK_BACK)]
+            rows = reader.latest(namespace, _LOOK_BACK)
+        # Written last is also what was rated last; what was said last was made last.
+        rows.sort(key=lambda row: row.created, reverse=True)
+        latest = [stored_of(row) for row in rows]
         puts = []
         for memory in memories:
             before = previous_of(memory.value.get("thread"), latest)
@@ -162,6 +169,18 @@ class DirectBackend(ABC):
         with self._forgetting():
             self._store.write(puts)
 
+    def _amend(self, stored: Stored, changes: Mapping[str, Any]) -> None:
+        with self._reading() as reader:
+            row = reader.find(stored.namespace, stored.key)
+            if row is None:
+                return
+            before = row.value.get("previous")
+            turn_before = reader.find(stored.namespace, before) if before else None
+            vectors = self._vectors_of(reader, row.id)
+        value = {**row.value, **changes}
+        texts = full_text_of(value, turn_before.value if turn_before else None)
+        self._store.write([_as_it_is(row, value, texts, vectors)])
+
     def _change(
         self, namespace: Namespace, memories: Sequence[NewMemory], removed: Sequence[str]
     ) -> None:
@@ -202,12 +221,17 @@ def stored_of(row: Row) -> Stored:
 def _without_previous(row: Row, vectors: Vectors | None) -> Put:
     """Return a memory as it is, but found no longer by the words of the one before it."""
     value = {**row.value, "previous": None}
+    return _as_it_is(row, value, full_text_of(value, None), vectors)
+
+
+def _as_it_is(row: Row, value: Mapping[str, Any], texts: FullText, vectors: Vectors | None) -> Put:
+    """Return a memory with the vectors that it has, which the change does not touch."""
     return Put(
         namespace=row.namespace,
         key=row.key,
         value=value,
         index=indexed_fields(value),
-        texts=full_text_of(value, None),
+        texts=texts,
         vectors=vectors or Vectors(b"", np.zeros((0, 0), dtype=np.float32)),
     )
 

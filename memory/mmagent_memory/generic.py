@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
@@ -110,6 +110,12 @@ class GenericBackend:
             operations.append(PutOp(namespace, memory.key, value, index=fields or False))
         if operations:
             yield operations
+
+    def amend(self, stored: Stored, changes: Mapping[str, Any]) -> Steps[None]:
+        """Change fields of a memory that it is not found by; everything else stays."""
+        value = {**stored.value, **changes}
+        fields = indexed_fields(value)
+        yield [PutOp(stored.namespace, stored.key, value, index=fields or False)]
 
     def erase(self, prefix: Namespace) -> Steps[EraseReceipt]:
         """Forget everything below a prefix."""

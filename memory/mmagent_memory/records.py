@@ -96,6 +96,7 @@ class MemoryHit:
         sources: The ids of the turns it was derived from.
         valid_from: Since when a fact holds.
         valid_to: Until when it held; None while it holds.
+        rating: 1 for an answer that was rated good, -1 for a bad one.
         score: How well it fits the question; comparable within one answer only.
         explain: The score's parts: `parts` add up to `score`; `raw` are the figures behind them.
     """
@@ -114,6 +115,7 @@ class MemoryHit:
     sources: tuple[str, ...] = ()
     valid_from: datetime | None = None
     valid_to: datetime | None = None
+    rating: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON; pictures by their ids."""
@@ -132,6 +134,7 @@ class MemoryHit:
             "persona": self.persona,
             "importance": self.importance,
             "kind": self.kind,
+            **({} if self.rating is None else {"rating": self.rating}),
             **({} if self.kind == TURN else derived),
             "score": self.score,
             "explain": self.explain,
@@ -230,6 +233,7 @@ def hit_of(
         thread=value.get("thread"),
         persona=None if label == ANY_PERSONA else decode_name(label),
         importance=value.get("importance"),
+        rating=value.get("rating") if value.get("rating") in (1, -1) else None,
         score=score,
         explain=explain or {},
         kind=kind_of(value),

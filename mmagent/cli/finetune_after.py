@@ -90,13 +90,12 @@ def rate(
     """
     from mmagent.cli.memory import find, opened
     from mmagent.errors import UsageError
-    from mmagent.finetune.data.from_memory import rate as write
 
     if rating not in ("good", "bad"):
         raise UsageError(f"A rating is good or bad, not {rating!r}.")
     with opened(folder, user, None) as memory:
         whole = find(memory, id_)
-        write(memory, whole, 1 if rating == "good" else -1)
+        memory.rate(whole, 1 if rating == "good" else -1)
     typer.echo(f"Rated {rating}: {whole}")
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from mmagent.errors import UsageError
 from mmagent.finetune.config import MemorySettings
-from mmagent.finetune.data.from_memory import dialogues_of, rate, read_memory
+from mmagent.finetune.data.from_memory import dialogues_of, read_memory
 from mmagent_memory import FaissStore, LongTermMemory
+from mmagent_memory.errors import MemoryUsageError
 from mmagent_memory.hash_embedder import HashEmbedder
 
 AT = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -79,8 +80,8 @@ def test_private_details_go_and_can_be_kept(lived: Any) -> None:
 
 def test_bad_answers_are_context_and_never_learned(lived: Any) -> None:
     memory, ids = lived
-    rate(memory, ids[1], -1)
-    rate(memory, ids[5], -1)
+    memory.rate(ids[1], -1)
+    memory.rate(ids[5], -1)
     (one,) = words(lived)  # nothing is left to learn in the second conversation
     assert [trained for _, _, trained in one] == [True, False, True, True]
 
@@ -89,7 +90,7 @@ def test_rated_only_learns_from_good_answers(lived: Any) -> None:
     memory, ids = lived
     with pytest.raises(UsageError, match="no answers that were rated good"):
         words(lived, rated_only=True)
-    rate(memory, ids[3], 1)
+    memory.rate(ids[3], 1)
     (one,) = words(lived, rated_only=True)
     assert [text for _, text, trained in one if trained] == [
         "She is called Luna.", "Luna suits her.", "Look, my cat! Write to [EMAIL]"
@@ -102,14 +103,17 @@ def test_rated_only_learns_from_good_answers(lived: Any) -> None:
 def test_a_rating_leaves_the_memory_as_it_was(lived: Any) -> None:
     memory, ids = lived
     before = [hit.as_dict() for hit in memory.list()]
-    rate(memory, ids[0], 1)
-    assert [hit.as_dict() for hit in memory.list()] == before
+    memory.rate(ids[0], 1)
+    assert memory.get(ids[0]).rating == 1
+    assert [{**hit.as_dict(), "rating": None} for hit in memory.list()] == [
+        {**hit, "rating": None} for hit in before
+    ]
     assert memory.get(ids[0]).images[0].data()
     assert memory.recall("cat")
-    with pytest.raises(UsageError, match="has no memory 'nonsense'"):
-        rate(memory, "nonsense", 1)
-    with pytest.raises(UsageError, match="good"):
-        rate(memory, ids[0], 3)
+    with pytest.raises(MemoryUsageError, match="has no memory 'nonsense'"):
+        memory.rate("nonsense", 1)
+    with pytest.raises(MemoryUsageError, match="good"):
+        memory.rate(ids[0], 3)
 
 
 def test_nothing_is_read_without_consent(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Dialogues from what mmagent has remembered: a persona improves from what it lived.
 
-A rating is a field of a stored memory, `"rating"`: 1 for a good answer, -1 for a bad one. Bad
+A rating is what `LongTermMemory.rate` was told: 1 for a good answer, -1 for a bad one. Bad
 answers are never learned from; they stay as context, since what followed refers to them.
 """
 
@@ -21,7 +21,7 @@ from mmagent.untrusted import display_name
 if TYPE_CHECKING:
     from mmagent_memory import LongTermMemory, MemoryHit
 
-__all__ = ["Lived", "dialogues_of", "rate", "rating_of", "read_memory"]
+__all__ = ["Lived", "dialogues_of", "read_memory"]
 
 _MOST_TURNS = 16
 """Longest row; longer conversations become several rows of one conversation."""
@@ -78,7 +78,7 @@ def dialogues_of(memory: LongTermMemory, settings: MemorySettings) -> Lived:
     for hit in hits:
         day = hit.at.date().isoformat() if hit.at else ""
         threads.setdefault((hit.persona or "", hit.thread or f"day {day}"), []).append(hit)
-    ratings = {hit.id: rating_of(memory, hit) for hit in hits}
+    ratings = {hit.id: hit.rating for hit in hits}
     dialogues = []
     for number, ((persona, thread), said) in enumerate(threads.items(), start=1):
         speaker = settings.assistant or _speaker_of(persona)
@@ -148,34 +148,6 @@ def _rows(
         for turns, pictures in rows
         if any(turn.role == "assistant" and turn.trained for turn in turns)
     ]
-
-
-def rating_of(memory: LongTermMemory, hit: MemoryHit) -> int | None:
-    """The rating of a memory: 1, -1, or None where nobody gave one."""
-    from mmagent_memory.names import memory_namespace
-
-    item = memory.store.get(memory_namespace(memory.user, hit.persona), hit.id)
-    rating = item.value.get("rating") if item is not None else None
-    return int(rating) if rating in (1, -1) else None
-
-
-def rate(memory: LongTermMemory, id_: str, rating: int) -> None:
-    """Say of a stored answer that it was good (1) or bad (-1).
-
-    Raises:
-        UsageError: There is no such memory, or no such rating.
-    """
-    from mmagent_memory.names import memory_namespace
-
-    if rating not in (1, -1):
-        raise UsageError(f"A rating is 1 (good) or -1 (bad), not {rating}.")
-    hit = memory.get(id_)
-    if hit is None:
-        raise UsageError(f"{memory.user} has no memory {id_!r}; `mmagent memory list` shows ids.")
-    namespace = memory_namespace(memory.user, hit.persona)
-    item = memory.store.get(namespace, hit.id)
-    if item is not None:
-        memory.store.put(namespace, hit.id, {**item.value, "rating": rating})
 
 
 def _spellings(user: str) -> list[str]:
