@@ -281,7 +281,8 @@ class ContextMiddleware(AgentMiddleware[ContextState, Any, Any]):
         """Count a turn, once for as long as it stays the same."""
         if any(message.id is None for message in turn):
             return count(turn)
-        key = tuple((m.id, m.type, len(m.text), len(m.content)) for m in turn)
+        # Whole conversations pass here in every turn: cheap marks of the content, not its hash.
+        key = tuple((m.id, m.type, _mark(m)) for m in turn)
         return self._counted(key, lambda: count(turn))
 
     def _counted(self, key: tuple[Any, ...], count: Callable[[], int]) -> int:
@@ -290,6 +291,12 @@ class ContextMiddleware(AgentMiddleware[ContextState, Any, Any]):
             if len(self._sizes) > _REMEMBERED_SIZES:
                 self._sizes.popitem(last=False)
         return self._sizes[key]
+
+
+def _mark(message: AnyMessage) -> tuple[int, int]:
+    """Return what changes with nearly every change of a message: its lengths."""
+    content = message.content
+    return (len(content), 0) if isinstance(content, str) else (len(message.text), len(content))
 
 
 def _blocks(compiled: _Compiled, summary: int, notes: int, reserve: int) -> list[Block]:
