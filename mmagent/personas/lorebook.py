@@ -101,10 +101,11 @@ class LoreEntry:
     @property
     def is_static(self) -> bool:
         """Whether it is said in every turn alike, so that it belongs to the fixed prompt."""
-        ruled = self.additional or self.excluded or self.groups or self.once_only
-        ruled = ruled or self.delay or self.after_answers or self.every
-        ruled = ruled or self.only_recursion or self.cooldown or self.probability < 100
-        return self.enabled and self.constant and self.place != "depth" and not ruled
+        keys = self.additional or self.excluded or self.groups
+        times = self.delay or self.after_answers or self.every or self.cooldown
+        chance = self.probability < 100 or self.once_only or self.only_recursion
+        is_ruled = bool(keys) or bool(times) or chance
+        return self.enabled and self.constant and self.place != "depth" and not is_ruled
 
 
 @dataclass(frozen=True)
