@@ -14,10 +14,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmagent_memory.coarse import Coarse
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.kept import KeptRows
 from mmagent_memory.moments import Moment
@@ -25,11 +27,27 @@ from mmagent_memory.rows import unpack_many
 
 __all__ = ["Block", "BlockCache", "View"]
 
-View = tuple[NDArray[np.int64], NDArray[np.uint8], Matrix]
-"""Items [n], kinds [n], matrix [n, dims]; item 0 where one was removed."""
+
+class View(NamedTuple):
+    """What is in use of a block.
+
+    Attributes:
+        items: [n]; 0 where one was removed.
+        kinds: [n].
+        matrix: [n, dims].
+        coarse: The same vectors as bytes.
+    """
+
+    items: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    matrix: Matrix
+    coarse: Coarse | None = None
+
 
 _BATCH = 4096
 _MANY_PATHS = 100_000
+_COARSE_BUDGET = 512 << 20
+"""Bytes of all blocks up to which they are kept as bytes too, which takes a quarter more."""
 _FEW = 1000
 """Changes that are read in one go for every namespace, rather than for each of a scope's."""
 
@@ -47,6 +65,7 @@ class Block:
         items: [room] the item of each vector; 0 where it was removed.
         kinds: [room] TEXT or IMAGE.
         matrix: [room, dims] unit vectors.
+        coarse: The same as bytes, once that is worth it.
     """
 
     items: NDArray[np.int64]
@@ -57,6 +76,7 @@ class Block:
     seen: int = 0
     version: int = -1
     namespaces: set[int] = field(default_factory=set)
+    coarse: Coarse = field(default_factory=Coarse)
 
     @classmethod
     def empty(cls, dims: int) -> Block:
@@ -70,11 +90,13 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Bytes that the block holds in memory."""
-        return self.items.nbytes + self.kinds.nbytes + self.matrix.nbytes
+        arrays = self.items.nbytes + self.kinds.nbytes + self.matrix.nbytes
+        return arrays + self.coarse.nbytes
 
     def view(self) -> View:
         """Return what is in use; later changes do not show in it."""
-        return self.items[: self.count], self.kinds[: self.count], self.matrix[: self.count]
+        end = self.count
+        return View(self.items[:end], self.kinds[:end], self.matrix[:end], self.coarse)
 
     def append(self, items: NDArray[np.int64], kinds: NDArray[np.uint8], matrix: Matrix) -> None:
         """Add vectors, [n, dims]."""
@@ -102,6 +124,7 @@ class Block:
             self.kinds = self.kinds[: self.count][keep]
             self.matrix = self.matrix[: self.count][keep]
             self.count, self.dead = len(self.items), 0
+            self.coarse = Coarse()
 
     def _make_room(self, needed: int) -> None:
         # Exactly at first: a block that is only read should hold no more than it must.
@@ -219,6 +242,8 @@ class BlockCache:
 
     def _evict(self) -> None:
         total = sum(block.nbytes for block in self._blocks.values())
+        for block in self._blocks.values():
+            block.coarse.allowed = total <= _COARSE_BUDGET
         while total > self.budget and len(self._blocks) > 1:
             _, old = self._blocks.popitem(last=False)
             total -= old.nbytes

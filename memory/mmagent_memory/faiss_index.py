@@ -13,11 +13,10 @@ snapshot on disk saves making it anew (`snapshots`).
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmagent_memory.dots import dots
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.moments import Moment, moment_of
+from mmagent_memory.nearest_rows import FIRST_READ, PLACES, READ, Wanted, read_nearest
 from mmagent_memory.rows import unpack_many
 from mmagent_memory.snapshots import SNAPSHOT, read_snapshot, write_snapshot
+from mmagent_memory.threads import one_thread
 
-__all__ = ["SNAPSHOT", "FaissIndex", "Wanted"]
+__all__ = ["SNAPSHOT", "FaissIndex"]
 
 _BATCH = 2048
 _TURN = 20261122
@@ -41,30 +41,14 @@ _TRAIN = 10_000
 _QUERY_BITS = 8
 _WORTH_SAVING = 5000
 """Vectors that must have changed before a snapshot is written again."""
-_FIRST_READ = 64
+_WIDTH = 128
+"""Fewest items of one scan."""
 _MOST_READ = 2048
 """Most items that are read for one search, unless a filter needs more."""
 _SURE = 200_000
 """Vectors up to which every one is compared where estimates do not settle a search."""
 _GIVE_UP = 100
 """Searches that compare every vector after one that estimates did not settle."""
-_SPREADS = 2.0
-"""How many standard errors of the estimates a vector that is not read may be off."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What may be found.
-
-    Attributes:
-        now: Items that expire up to then may not.
-        namespaces: The numbers of the namespaces; None for all.
-        fits: Tells by the JSON of its value whether an item may be found; None for all.
-    """
-
-    now: int
-    namespaces: set[int] | None = None
-    fits: Callable[[str], bool] | None = None
 
 
 @dataclass
@@ -98,7 +82,7 @@ class FaissIndex:
         self._codes: _Codes | None = None
         self._saved = 0
         self._tried = False
-        self._first_read = _FIRST_READ
+        self._width = _WIDTH
         self._unsure = 0
 
     @property
@@ -120,15 +104,12 @@ class FaissIndex:
             codes.gone * 4 > len(codes.items) or codes.scrubs != moment.scrubs
         )
 
-    def ready(self, db: sqlite3.Connection, moment: Moment, dims: int, most: int) -> bool:
-        """Whether it can be searched, at most so many changes behind; loads the snapshot."""
+    def prepare(self, db: sqlite3.Connection, moment: Moment, dims: int) -> None:
+        """See that there is something to search: the snapshot, or else nothing taken in yet."""
         self.load(db, dims)
         with self._lock:
-            codes = self._codes
-            if codes is None or codes.index.d != dims:
-                self._codes = None
-                return False
-            return moment.newest - codes.seen <= most
+            if self._codes is None or self._codes.index.d != dims:
+                self._codes = _empty(_sample(db, dims), moment.scrubs)
 
     def load(self, db: sqlite3.Connection, dims: int) -> None:
         """Load the snapshot, if there is no index yet and it fits."""
@@ -160,16 +141,17 @@ class FaissIndex:
             total, items = len(codes.items), codes.items
             restricted = wanted.namespaces is not None or wanted.fits is not None
             most = _MOST_READ * (4 if restricted else 1)
-            # What was enough lately is likely enough: to widen is to scan once more.
-            width = max(self._first_read, 4 * limit)
-            widened = False
+            # To widen is to scan once more, so that it begins with what was enough lately.
+            width = max(self._width, 4 * limit)
+            first = max(FIRST_READ, 2 * limit, self._width // 4)
             found: dict[int, float] = {}
+            enough = 0
             while total:
                 width = min(width, total)
                 guesses, places = _search(codes.index, query, width)
                 near = items[places]
-                found, told = _exact(db, query, near, wanted)
-                if width == total or self._settled(found, told, near, guesses, limit):
+                found, enough = read_nearest(db, query, near, guesses, limit, first, wanted)
+                if width == total or enough:
                     break
                 if width >= most:
                     if not restricted and total <= _SURE:
@@ -178,33 +160,12 @@ class FaissIndex:
                         return None
                     break
                 width *= 4
-                widened = True
-            self._first_read = max(_FIRST_READ, width if widened else self._first_read * 15 // 16)
-            self._first_read = min(self._first_read, _MOST_READ)
+            self._width = max(_WIDTH, 2 * (enough or width), self._width * 15 // 16)
+            self._width = min(self._width, _MOST_READ)
             if len(found) < limit:
                 return None  # Its scan may leave out a few when nearly all are asked for.
             best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
             return dict(best[:limit])
-
-    @staticmethod
-    def _settled(
-        found: dict[int, float],
-        told: dict[int, float],
-        near: NDArray[np.int64],
-        guesses: Matrix,
-        limit: int,
-    ) -> bool:
-        """Whether what was not read cannot be nearer than what was found."""
-        if len(found) < limit:
-            return False
-        least = sorted(found.values(), reverse=True)[limit - 1]
-        there = [told.get(item, math.nan) for item in near.tolist()]
-        errors = np.asarray(there, dtype=np.float32) - guesses
-        errors = errors[~np.isnan(errors)]
-        # Those that were read were guessed too near, being the nearest by the guess; the others
-        # were not.
-        farthest = float(guesses[-1] + max(errors.mean(), 0.0) + _SPREADS * errors.std())
-        return farthest < least
 
     def build(
         self, read: Callable[[], AbstractContextManager[sqlite3.Connection]], dims: int
@@ -221,10 +182,12 @@ class FaissIndex:
         with read() as db:
             moment = moment_of(db)
             with self._lock:
-                codes = None if self.stale(moment) else self._codes
-            fresh = codes is None
-            if codes is None:
-                codes = _empty(_sample(db, dims), moment.scrubs)
+                if self._codes is None:
+                    # At once for all: whoever searches meanwhile takes in the rest of it.
+                    self.prepare(db, moment, dims)
+                fresh = self.stale(moment)
+                codes = _empty(_sample(db, dims), moment.scrubs) if fresh else self._codes
+                assert codes is not None
         more = True
         try:
             while more:
@@ -289,18 +252,21 @@ def _empty(sample: Matrix, scrubs: int) -> _Codes:
     codes: Any = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
     codes.qb = _QUERY_BITS
     index = faiss.IndexPreTransform(turn, codes)
-    with _one_thread():
+    with one_thread():
         index.train(sample)
     return _Codes(index, np.zeros(0, dtype=np.int64), scrubs)
 
 
 def _sample(db: sqlite3.Connection, dims: int) -> Matrix:
-    newest = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0]
-    step = max(1, newest // _TRAIN)
-    rows = db.execute(
-        "SELECT id, kinds, vectors FROM items WHERE id % ? = 0 AND kinds != x'' LIMIT ?",
-        (step, _TRAIN),
-    ).fetchall()
+    first, last = db.execute(
+        "SELECT (SELECT coalesce(min(id), 0) FROM items), (SELECT coalesce(max(id), 0) FROM items)"
+    ).fetchone()
+    numbers = range(first, last + 1, max(1, (last - first) // _TRAIN))[:_TRAIN]
+    rows: list[Any] = []
+    # One by one: to look through the table is to read all of it.
+    for start in range(0, len(numbers), PLACES):
+        part = numbers[start : start + PLACES]
+        rows += db.execute(READ, (*part, *[-1] * (PLACES - len(part)), 0))
     matrix = unpack_many(rows, dims)[2]
     return np.ascontiguousarray(matrix) if len(matrix) else np.eye(dims, dtype=np.float32)
 
@@ -316,7 +282,7 @@ def _take(db: sqlite3.Connection, codes: _Codes, most: int) -> bool:
     ).fetchall()
     items, _, matrix = unpack_many(rows, dims)
     if len(items):
-        with _one_thread():
+        with one_thread():
             codes.index.add(np.ascontiguousarray(matrix))
         codes.items = np.concatenate([codes.items, items])
     before, codes.seen = codes.seen, rows[-1][0] if len(rows) == most else newest
@@ -328,60 +294,7 @@ def _take(db: sqlite3.Connection, codes: _Codes, most: int) -> bool:
 
 
 def _search(index: Any, query: Matrix, width: int) -> tuple[Matrix, NDArray[np.int64]]:
-    with _one_thread():
+    with one_thread():
         scores, places = index.search(query[None, :], width)
     known = places[0] >= 0
     return scores[0][known], places[0][known]
-
-
-def _exact(
-    db: sqlite3.Connection, query: Matrix, near: NDArray[np.int64], wanted: Wanted
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Return the cosines of those items that may be found, and of all that are there."""
-    restricted = wanted.namespaces is not None or wanted.fits is not None
-    statement = _READ_ALL if restricted else _READ
-    told: dict[int, float] = {}
-    found: dict[int, float] = {} if restricted else told
-    numbers = list(dict.fromkeys(near.tolist()))
-    for start in range(0, len(numbers), _PLACES):
-        part = numbers[start : start + _PLACES]
-        rows = db.execute(statement, (*part, *[-1] * (_PLACES - len(part)), wanted.now)).fetchall()
-        items, _, matrix = unpack_many(rows, len(query))
-        if not len(items):
-            continue
-        scores = dots(matrix, query)
-        if len(items) != len(rows):
-            starts = np.flatnonzero(np.diff(items, prepend=-1))
-            items, scores = items[starts], np.maximum.reduceat(scores, starts)
-        told.update(zip(items.tolist(), scores.tolist(), strict=True))
-        if not restricted:
-            continue
-        for number, _, _, namespace, value in rows:
-            if number not in told:
-                continue
-            if wanted.namespaces is not None and namespace not in wanted.namespaces:
-                continue
-            if wanted.fits is None or wanted.fits(value):
-                found[number] = told[number]
-    return found, told
-
-
-_PLACES = 64
-_READ = (
-    "SELECT id, kinds, vectors FROM items "  # noqa: S608
-    f"WHERE id IN ({', '.join('?' * _PLACES)}) AND (expires IS NULL OR expires > ?)"
-)
-_READ_ALL = _READ.replace("vectors FROM", "vectors, ns, value FROM")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep FAISS to one thread: its pool makes small searches many times slower on busy cores."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmagent_memory.backends import Candidate, Question
+from mmagent_memory.blocks import View
 from mmagent_memory.direct import DirectBackend, Namespace, stored_of
 from mmagent_memory.embedding import Matrix
 from mmagent_memory.enrichment import COLUMN_WEIGHTS
@@ -119,7 +119,7 @@ class _Similar:
 
     def __init__(
         self,
-        blocks: list[tuple[Any, Any, Matrix]],
+        blocks: list[View],
         queries: list[Matrix],
         kinds: tuple[int, ...],
     ) -> None:
@@ -150,13 +150,11 @@ class _Similar:
         return dict(zip(wanted[there].tolist(), scores.tolist(), strict=True))
 
 
-def _first_vectors(
-    blocks: list[tuple[Any, Any, Matrix]], wanted: Collection[int]
-) -> dict[int, Matrix]:
+def _first_vectors(blocks: list[View], wanted: Collection[int]) -> dict[int, Matrix]:
     """Return the first vector of each item wanted."""
     numbers = np.fromiter(wanted, dtype=np.int64)
     found: dict[int, Matrix] = {}
-    for items, _, matrix in blocks:
+    for items, _, matrix, _ in blocks:
         places = np.flatnonzero(np.isin(items, numbers))
         for place, item in zip(places.tolist(), items[places].tolist(), strict=True):
             found.setdefault(item, matrix[place])

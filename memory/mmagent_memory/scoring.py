@@ -31,7 +31,7 @@ def similarities(
         kinds: Which vectors count.
     """
     numbers, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
-    for items, of_kind, matrix in blocks:
+    for items, of_kind, matrix, _ in blocks:
         similar = products(matrix, query)
         keep = items != 0
         if len(kinds) == 1:
@@ -46,9 +46,16 @@ def similarities(
     return np.concatenate(numbers), np.concatenate(scores)
 
 
-def products(matrix: Matrix, query: Matrix) -> Matrix:
-    """Return the inner product of each row with a vector, [n]; always on one thread."""
-    if len(matrix) < _BY_NUMPY:
+def products(matrix: Matrix, query: Matrix, rows: int | None = None) -> Matrix:
+    """Return the inner product of each row with a vector, [n]; always on one thread.
+
+    Args:
+        matrix: [n, dims].
+        query: [dims].
+        rows: How many rows there are where these are a part of them: the last bits of a product
+            must not depend on what it is compared with.
+    """
+    if (len(matrix) if rows is None else rows) < _BY_NUMPY:
         return dots(matrix, query)
     import faiss
 
@@ -104,21 +111,31 @@ def nearest(
 
 def _nearest_of_block(block: View, query: Matrix, limit: int) -> dict[int, float] | None:
     """Return the nearest items of one block; None if that takes a closer look."""
-    items, _, matrix = block
-    scores = products(matrix, query)
+    items, _, matrix, coarse = block
     # Some more, since an item may have several vectors, or be gone.
     some = 2 * limit + 16
-    if len(scores) > some:
-        places = np.argpartition(scores, len(scores) - some)[len(scores) - some :]
-        least = scores[places[0]]
-        items, scores = items[places], scores[places]
-    pairs = sorted(zip((-scores).tolist(), items.tolist(), strict=True))
+    near = coarse.nearest(matrix, query, 2 * some) if coarse is not None else None
+    if near is not None:
+        places, above = near
+        scores = products(matrix[places], query, len(matrix))
+        found = _first(items[places], scores, limit)
+        if len(found) == limit and min(found.values()) > above:
+            return found
+    scores = products(matrix, query)
+    if len(scores) <= some:
+        return _first(items, scores, limit)
+    places = np.argpartition(scores, len(scores) - some)[len(scores) - some :]
+    found = _first(items[places], scores[places], limit)
+    # Else there are too few, or what was cut off may tie with the last.
+    return found if len(found) == limit and min(found.values()) > scores[places[0]] else None
+
+
+def _first(items: NDArray[np.int64], scores: Matrix, limit: int) -> dict[int, float]:
+    """Return the first items, best first; ties fall by number."""
     found: dict[int, float] = {}
-    for score, item in pairs:
+    for score, item in sorted(zip((-scores).tolist(), items.tolist(), strict=True)):
         if item and item not in found:
             found[item] = -score
             if len(found) == limit:
                 break
-    if len(matrix) <= some or (len(found) == limit and -score > least):
-        return found
-    return None  # Too few, or what was cut off may tie with the last.
+    return found

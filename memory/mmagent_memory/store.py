@@ -30,9 +30,10 @@ from mmagent_memory.database import Database
 from mmagent_memory.embedding import Matrix, TextEmbedder
 from mmagent_memory.erasing import INDEX_FOLDER, pay
 from mmagent_memory.errors import MemoryStoreError, StoreBusyError
-from mmagent_memory.faiss_index import FaissIndex, Wanted
+from mmagent_memory.faiss_index import FaissIndex
 from mmagent_memory.filters import matches
 from mmagent_memory.indexer import Indexer
+from mmagent_memory.nearest_rows import Wanted
 from mmagent_memory.reembedding import reembed
 from mmagent_memory.rows import Put, Row, Vectors, now_us
 from mmagent_memory.search import Reader, nearest
@@ -54,7 +55,7 @@ _SETTLE_MS = 500
 _BULK = 10_000
 """Items of one transaction in a bulk load."""
 _BEHIND = 20_000
-"""Changes that a search lets the index catch up with, rather than leave that to the background."""
+"""Changes that a search takes into the index, after which a snapshot of it is written."""
 
 
 class FaissStore(StoreSurface):
@@ -282,13 +283,12 @@ class FaissStore(StoreSurface):
     ) -> dict[int, float] | None:
         """Return the nearest items by the index over everything; None where it is of no use."""
         prefix, db, moment = op.namespace_prefix, reader.db, reader.moment
-        ready = self.index.ready(db, moment, dims, _BEHIND)
+        self.index.load(db, dims)
         if prefix and reader.is_small(prefix, (self.index.size or moment.newest) // 4):
             return None  # Most of what it finds would be others'.
-        if not ready or self.index.stale(moment):
+        if self.index.stale(moment) or moment.newest - self.index.seen > _BEHIND:
             self._indexer.start(dims)
-        if not ready:
-            return None
+        self.index.prepare(db, moment, dims)
         conditions = op.filter
         found = self.index.search(
             db,
@@ -301,7 +301,7 @@ class FaissStore(StoreSurface):
             ),
         )
         if found is not None and not prefix:
-            self.blocks.drop(b"")  # It served while there was no index.
+            self.blocks.drop(b"")  # It served while the store was small.
         return found
 
     def wait_for_index(self) -> None:

@@ -44,7 +44,7 @@ def answers(store: FaissStore, query: str = "word7 common", **about) -> list:
         store.search(("i",), query=query)
         store.wait_for_index()
         with store.database.reading() as db:
-            assert store.index.ready(db, store.reader(db).moment, 32, 10**9)
+            assert store.index.seen == store.reader(db).moment.newest
     found = store.search(("i",), query=query, limit=8, **about)
     return [(item.key, round(item.score, 5)) for item in found]
 
@@ -287,6 +287,26 @@ def test_the_index_is_made_beside_the_writes(tmp_path: Path, monkeypatch):
     with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
         store.exact_limit = 100
         assert indexed(store, ("u",), 7)[0].key == "7"  # By the snapshot, from the first.
+
+
+def test_the_first_search_takes_in_what_the_index_lacks(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.store._BEHIND", 50)
+    matrix = clustered(1500)
+    items = [(("u", f"{n % 5}"), f"{n}", {"n": str(n)}) for n in range(1500)]
+    known = []
+    for upto in (900, 1500):
+        with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
+            store.exact_limit = 10**9  # So that nothing is made beside the writes.
+            store.bulk(items[upto - 600 : upto], vectors=matrix[upto - 600 : upto])
+        with FaissStore(tmp_path, Numbered(matrix), fields=["n"]) as store:
+            store.exact_limit = 100
+            with store.database.reading() as db:
+                store.index.load(db, 64)
+            known.append(store.index.seen)
+            assert indexed(store, (), upto - 10)[0].key == f"{upto - 10}"
+            assert not store.blocks._blocks  # Everything was not read into memory for it.
+            store.wait_for_index()
+    assert known == [0, 600]  # The snapshot of the first was the start of the second.
 
 
 def test_what_was_erased_is_not_in_a_later_snapshot(large):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from mmagent_memory import FaissStore, HashEmbedder, LongTermMemory
 from mmagent_memory import kept as kept_module
+from mmagent_memory.blocks import View
+from mmagent_memory.coarse import Coarse
 from mmagent_memory.dots import dots
 from mmagent_memory.errors import CorruptStoreError
+from mmagent_memory.scoring import nearest
 
 
 @pytest.fixture
@@ -145,3 +149,150 @@ def test_products_are_those_of_numpy_and_need_no_company():
     assert np.allclose(found, matrix @ matrix[7], atol=1e-4)
     assert found[200] == dots(matrix[200:201], matrix[7])[0]
     assert dots(matrix[:0], matrix[7]).shape == (0,)
+
+
+def vectors(count: int, dims: int = 48, seed: int = 3) -> np.ndarray:
+    made = np.random.default_rng(seed).standard_normal((count, dims)).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def view(matrix: np.ndarray, coarse: Coarse | None) -> View:
+    items = np.arange(1, len(matrix) + 1)
+    return View(items, np.zeros(len(items), dtype=np.uint8), matrix, coarse)
+
+
+@pytest.fixture
+def early(monkeypatch):
+    """Make bytes of small blocks, from the first search on."""
+    monkeypatch.setattr("mmagent_memory.coarse._FROM", 64)
+    monkeypatch.setattr("mmagent_memory.coarse._ASKED", 0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "spiked", "ties", "zeros", "alike"])
+def test_the_nearest_by_bytes_are_the_nearest(early, kind: str):
+    matrix = vectors(1200)
+    if kind == "spiked":  # One large number makes all others coarse.
+        matrix[5] = 0
+        matrix[5, 3] = 1
+    elif kind == "ties":
+        matrix[300:600] = matrix[:300]
+    elif kind == "zeros":
+        matrix[::3] = 0
+    elif kind == "alike":
+        matrix = vectors(1)[[0] * 1200] + 1e-5 * vectors(1200)
+    coarse = Coarse()
+    for query in [*matrix[:20], *vectors(20, seed=4), np.zeros(48, dtype=np.float32)]:
+        plain = nearest([view(matrix, None)], query, limit=10)
+        assert list(nearest([view(matrix, coarse)], query, limit=10).items()) == list(plain.items())
+        found = coarse.nearest(matrix, query, 50)
+        if found is not None:
+            places, above = found
+            rest = np.setdiff1d(np.arange(len(matrix)), places)
+            assert (matrix[rest] @ query).max() <= above
+    assert coarse.nbytes == matrix.size
+
+
+def test_what_rounding_takes_from_the_question_counts(early):
+    query = np.full(48, 0.49 / 127, dtype=np.float32)  # All but the first is rounded to nothing.
+    query[0] = 1.0
+    matrix = np.zeros((300, 48), dtype=np.float32)
+    matrix[:, 0] = 0.02
+    matrix[200, 0], matrix[200, 1:] = 0.0, 1 / np.sqrt(47)
+    places, above = Coarse().nearest(matrix, query, 50) or ([], 0.0)
+    assert 200 not in places
+    assert matrix[200] @ query <= above
+    assert next(iter(nearest([view(matrix, Coarse())], query, limit=5))) == 201
+
+
+def test_bytes_follow_what_is_added(early):
+    matrix, coarse = vectors(2000), Coarse()
+    matrix[1500] = 0
+    matrix[1500, 7] = 1.0  # Larger than all before it: the bytes are made anew.
+    for count in (300, 301, 1400, 1501, 2000, 700):  # At last by one who has seen less.
+        query = matrix[count - 1]
+        found = nearest([view(matrix[:count], coarse)], query, limit=5)
+        assert next(iter(found)) == count
+        assert found == nearest([view(matrix[:count], None)], query, limit=5)
+        assert coarse.nbytes == max(matrix[:count].size, coarse.nbytes)
+
+
+def test_bytes_are_made_where_they_help_and_there_is_room(monkeypatch):
+    monkeypatch.setattr("mmagent_memory.coarse._FROM", 64)
+    matrix, coarse, small = vectors(400), Coarse(), Coarse()
+    made = []
+    for _ in range(4):
+        coarse.nearest(matrix, matrix[0], 20)
+        small.nearest(matrix[:70], matrix[0], 20)
+        made.append(coarse.nbytes > 0)
+    assert made == [False, False, True, True]
+    assert not small.nbytes
+    refused = Coarse()
+    refused.allowed = False
+    assert [refused.nearest(matrix, matrix[0], 20) for _ in range(4)] == [None] * 4
+
+
+def test_a_store_answers_by_bytes_as_without_them(early, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.blocks._COARSE_BUDGET", 250_000)
+    made = vectors(1300, dims=32)
+
+    def embed(texts):
+        return [made[int(text)] if text.isdigit() else made[0] for text in texts]
+
+    with FaissStore(tmp_path, embed, fields=["n"]) as store:
+        items = ((("u", f"{n % 2}"), f"{n}", {"n": f"{n}"}) for n in range(1200))
+        store.bulk(items, vectors=made[:1200])
+
+        def keys(query: int, prefix: tuple[str, ...] = ("u",)) -> list[str]:
+            return [item.key for item in store.search(prefix, query=f"{query}", limit=5)]
+
+        for query in range(1200, 1210):
+            order = np.argsort(-(made[:1200] @ made[query]), kind="stable")
+            assert keys(query) == [f"{n}" for n in order[:5]]
+            assert keys(query, ("u", "1")) == [f"{n}" for n in order if n % 2][:5]
+        assert store.blocks._blocks[b"u."].coarse.nbytes
+        assert not store.blocks._blocks[b"u.1."].coarse.nbytes  # No room for these too.
+        best = keys(1250)
+        store.delete(("u", f"{int(best[0]) % 2}"), best[0])
+        assert keys(1250)[:4] == best[1:]
+        store.put(("u", "0"), "new", {"n": "1250"})
+        assert keys(1250)[:4] == ["new", *best[1:4]]
+        for key in best[1:]:
+            store.delete(("u", f"{int(key) % 2}"), key)
+        assert keys(1250)[0] == "new"
+        assert not set(best) & set(keys(1250))
+
+
+def test_threads_that_search_one_block_do_not_disturb_each_other(early):
+    matrix, coarse = vectors(4000, dims=64), Coarse()
+
+    def work(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        right = True
+        for _ in range(40):
+            count = int(rng.integers(300, 4000))
+            query = matrix[rng.integers(0, count)]
+            found = nearest([view(matrix[:count], coarse)], query, limit=5)
+            right &= found == nearest([view(matrix[:count], None)], query, limit=5)
+        return right
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_nobody_adds_to_bytes_that_are_being_searched(early):
+    class Slow:
+        ntotal, d, inside, most = 0, 64, 0, 0
+
+        def search(self, _, width):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            time.sleep(0.01)
+            self.inside -= 1
+            return np.zeros((1, width), np.float32), np.zeros((1, width), np.int64)
+
+    matrix, coarse, slow = vectors(400, dims=64), Coarse(), Slow()
+    coarse.nearest(matrix, matrix[0], 20)
+    slow.ntotal, coarse._index = 400, slow
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: coarse.nearest(matrix, matrix[n], 20), range(8)))
+    assert slow.most == 1
