@@ -129,8 +129,9 @@ class ChatMMAgent(ChatSettings):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """The model with answers that are values of a schema; see `structured.structured`."""
-        model = self.bind(**kwargs) if kwargs else self
-        return structured(model, schema, method=method, include_raw=include_raw, strict=strict)
+        return structured(
+            self, schema, method=method, include_raw=include_raw, strict=strict, settings=kwargs
+        )
 
     # ---- answering -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from langchain_core.runnables import (
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
 from mmagent.engine.base import Form
 from mmagent.errors import GenerationError, UsageError
@@ -25,6 +26,9 @@ from mmagent.errors import GenerationError, UsageError
 __all__ = ["Method", "checked_choice", "form_of", "structured", "tools_of"]
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
+_DEEPEST = 200
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_NO_SCHEMA = (TypeError, ValueError, KeyError, AttributeError, RecursionError)
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
@@ -35,9 +39,10 @@ def tools_of(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[d
         UsageError: Something that is no tool, or two of one name.
     """
     try:
-        made = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-    except (TypeError, ValueError) as error:
+        made = [_described_tool(tool, strict) for tool in tools]
+    except _NO_SCHEMA as error:
         raise UsageError(f"A tool cannot be described to the model: {error}") from error
+    _check_depth(made)
     known: dict[str, dict[str, Any]] = {}
     for tool in made:
         name = tool.get("function", {}).get("name") if isinstance(tool, dict) else None
@@ -50,6 +55,100 @@ def tools_of(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[d
             raise UsageError(f"Two tools have the name {name!r}; give each its own.")
         known.setdefault(name, tool)
     return list(known.values())
+
+
+def _described_tool(tool: ToolLike, strict: bool | None) -> dict[str, Any]:
+    made: dict[str, Any] = convert_to_openai_tool(tool, strict=strict)
+    model = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
+    if (whole := _recursive(model)) is not None:
+        made["function"]["parameters"] = whole
+    return made
+
+
+def _recursive(model: Any) -> dict[str, Any] | None:
+    """The schema of a class whose values hold values of the same kind, else nothing.
+
+    LangChain's own conversion leaves open what is inside of those.
+    """
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    try:
+        schema = model.model_json_schema()
+    except Exception:  # one that has none is for LangChain to refuse
+        return None
+    inside = {name: _named(part) for name, part in schema.get("$defs", {}).items()}
+    for name, reached in inside.items():
+        found: set[str] = set()
+        todo = set(reached)
+        while todo:
+            found |= todo
+            todo = {more for one in todo for more in inside.get(one, ())} - found
+        if name in found:
+            break
+    else:
+        return None
+    root = schema.pop("$ref", None)
+    if root is not None:  # the class itself is the one that comes back
+        schema = {**schema["$defs"][root.rpartition("/")[2]], **schema}
+    return schema
+
+
+def _named(part: Any) -> set[str]:
+    """Names of the definitions that a part of a schema refers to."""
+    if isinstance(part, list):
+        return {name for item in part for name in _named(item)}
+    if not isinstance(part, dict):
+        return set()
+    found = {name for item in part.values() for name in _named(item)}
+    reference = part.get("$ref")
+    return found | {reference.rpartition("/")[2]} if isinstance(reference, str) else found
+
+
+def _is_other_schema(schema: Any) -> bool:
+    """Whether it is a JSON schema of something that is no object with properties.
+
+    LangChain takes schemas for functions, and these have no like among functions.
+    """
+    if not isinstance(schema, Mapping) or "properties" in schema or "name" in schema:
+        return False
+    kind = schema.get("type")
+    if kind is not None:
+        return isinstance(kind, list) or kind in _TYPES
+    return bool({"anyOf", "oneOf", "allOf", "$ref", "enum", "const"} & set(schema))
+
+
+def _json_schema_of(schema: Any, strict: bool | None) -> dict[str, Any]:
+    """A schema of any kind as JSON schema.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if isinstance(schema, Mapping):
+        _check_depth(schema)
+    if _is_other_schema(schema):
+        return dict(schema)
+    try:
+        made: dict[str, Any] = _recursive(schema) or convert_to_json_schema(schema, strict=strict)
+    except _NO_SCHEMA as error:
+        raise UsageError(f"That is not a schema: {error}") from error
+    return made
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list | tuple)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+        if not level:
+            return
+    raise UsageError(
+        f"A tool or schema is nested more than {_DEEPEST} levels deep; flatten it, or define its "
+        "parts under $defs."
+    )
 
 
 def _fields(tool: Mapping[str, Any]) -> set[str]:
@@ -113,13 +212,12 @@ def _schema_of(response_format: Any) -> dict[str, Any] | None:
         if kind == "json_schema" and isinstance(inner, Mapping):
             return dict(inner.get("schema", {"type": "object"}))
     try:
-        made: dict[str, Any] = convert_to_json_schema(response_format)
-    except (TypeError, ValueError, KeyError) as error:
+        return _json_schema_of(response_format, None)
+    except UsageError as error:
         raise UsageError(
             "response_format must be a schema, or a dictionary with the type json_schema, "
             "json_object or text."
         ) from error
-    return made
 
 
 def structured(
@@ -129,6 +227,7 @@ def structured(
     method: Method = "json_schema",
     include_raw: bool = False,
     strict: bool | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Runnable[Any, Any]:
     """A model whose answers are values of a schema.
 
@@ -139,30 +238,34 @@ def structured(
             with the schema told by the caller's prompt (and held here all the same).
         include_raw: Give `{"raw", "parsed", "parsing_error"}` rather than the value alone.
         strict: Passed on to how the schema is described; a grammar holds it in any case.
+        settings: Further parameters of the calls.
 
     Raises:
         UsageError: An unknown method, or something that is no schema.
     """
     shape: Any = schema
     is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-    traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    traced: dict[str, Any] = {}
+    if not _is_other_schema(schema):  # which LangChain's traces cannot show
+        about = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        traced = {"ls_structured_output_format": about}
     parser: Runnable[Any, Any]
     if method == "function_calling":
+        if _is_other_schema(schema):
+            raise UsageError(
+                "The arguments of a call are an object with properties; give such a schema, or "
+                "use the method json_schema."
+            )
         tool = tools_of([schema], strict=strict)[0]
         name = tool["function"]["name"]
-        llm = model.bind_tools(
-            [schema], tool_choice=name, strict=strict, ls_structured_output_format=traced
-        )
+        llm = model.bind_tools([schema], tool_choice=name, strict=strict, **traced)
         parser = (
             PydanticToolsParser(tools=[shape], first_tool_only=True)
             if is_pydantic
             else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         )
     elif method in ("json_schema", "json_mode"):
-        try:
-            described = convert_to_json_schema(schema, strict=strict)
-        except (TypeError, ValueError, KeyError) as error:
-            raise UsageError(f"That is not a schema: {error}") from error
+        described = _json_schema_of(schema, strict)
         name = described.get("title", "answer")
         response_format = {
             "type": "json_schema",
@@ -170,10 +273,11 @@ def structured(
         }
         if method == "json_mode":
             response_format = {"type": "json_object", "schema": described}
-        llm = model.bind(response_format=response_format, ls_structured_output_format=traced)
+        llm = model.bind(response_format=response_format, **traced)
         parser = PydanticOutputParser(pydantic_object=shape) if is_pydantic else JsonOutputParser()
     else:
         raise UsageError(f"method is {method!r}; use json_schema, function_calling or json_mode.")
+    llm = llm.bind(**settings) if settings else llm
     whole = RunnableGenerator(_whole, _awhole) | parser
     if not include_raw:
         return llm | whole  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from mmagent import ChatMMAgent
 from mmagent.errors import GenerationError, UsageError
+from mmagent.structured import tools_of
 
 
 class Person(BaseModel):
@@ -42,6 +43,11 @@ def subtract(a: int, b: int) -> int:
 
 
 OTHER = {"name": "other", "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.fixture
+def llava(tiny_llava):
+    return ChatMMAgent(model=tiny_llava, temperature=0, max_tokens=120)
 
 
 @pytest.fixture(params=["echo", "llava"])
@@ -169,3 +175,84 @@ def test_what_is_asked_of_the_engine():
     assert (named.required, named.parallel, len(named.functions)) == (True, False, 1)
     both = form_of(tools, "auto", None, {"type": "json_object"})
     assert (both.required, both.schema) == (False, {"type": "object"})
+
+
+class Branch(BaseModel):
+    """A branch of a tree."""
+
+    leaves: int
+    left: Branch | None = None
+    more: list[Branch] = []
+
+
+class Garden(BaseModel):
+    """A garden."""
+
+    tree: Branch
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [Branch, Garden])
+def test_values_that_hold_their_like_fit_at_every_depth(llava, method, schema):
+    for seed in range(3):
+        model = llava.with_structured_output(
+            schema, method=method, temperature=1.5, seed=seed, max_tokens=250
+        )
+        assert isinstance(model.invoke("Plant one"), schema)
+
+
+def test_the_parts_that_come_back_are_described_to_the_model():
+    for schema in (Branch, Garden):
+        parameters = tools_of([schema])[0]["function"]["parameters"]
+        assert "Branch" in parameters["$defs"]
+        assert parameters["properties"]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_settings_hold_whatever_the_method(llava, method):
+    short = llava.with_structured_output(Garden, method=method, max_tokens=3, include_raw=True)
+    raw = short.invoke("Plant one")["raw"]
+    assert raw.usage_metadata["output_tokens"] == 3
+    assert raw.response_metadata["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"),
+    [
+        ({"title": "Numbers", "type": "array", "items": {"type": "integer"}, "maxItems": 3}, list),
+        ({"title": "Either", "enum": ["yes", "no"]}, str),
+        ({"title": "Perhaps", "type": ["integer", "null"]}, (int, type(None))),
+        ({"$defs": {"N": {"type": "object", "properties": {"n": {"type": "integer"}},
+                          "required": ["n"]}}, "$ref": "#/$defs/N"}, dict),
+    ],
+)  # fmt: skip
+def test_a_schema_need_not_be_of_an_object(llava, schema, kind):
+    for method in ("json_schema", "json_mode"):
+        value = llava.with_structured_output(schema, method=method).invoke("Go")
+        assert isinstance(value, kind)
+    if kind is dict:
+        assert set(value) == {"n"}
+    with pytest.raises(UsageError, match="object with properties"):
+        llava.with_structured_output(schema, method="function_calling")
+
+
+def test_what_no_answer_could_repeat_is_named(llava):
+    deep: dict = {"type": "integer"}
+    for _ in range(3000):
+        deep = {"type": "object", "properties": {"k": deep}, "required": ["k"]}
+
+    def tool(name, parameters=None):
+        function = {"name": name, "description": "d", "parameters": parameters or {}}
+        return {"type": "function", "function": function}
+
+    with pytest.raises(UsageError, match="nested more than 200 levels"):
+        llava.bind_tools([tool("deep", deep)])
+    with pytest.raises(UsageError, match="nested more than 200 levels"):
+        llava.with_structured_output({"title": "Deep", **deep})
+    for name, message in (("<|im_end|>", "control token"), ("a\ud800", "half a character")):
+        with pytest.raises(UsageError, match=message):
+            llava.bind_tools([tool(name)], tool_choice="any").invoke("Go")
+    schema = {"title": "S", "type": "object", "properties": {"c": {"const": "<|im_end|>"}},
+              "required": ["c"]}  # fmt: skip
+    with pytest.raises(UsageError, match="control token"):
+        llava.with_structured_output(schema).invoke("Go")

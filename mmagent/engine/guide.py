@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmagent.engine.base import Form
@@ -87,6 +88,34 @@ def _closed(schema: dict[str, Any], *, inside_all_of: bool = False) -> dict[str,
     return made
 
 
+def _literals(form: Form) -> Iterator[str]:
+    """Texts that an answer of this form must or may repeat to the letter."""
+    todo: list[Any] = [form.schema]
+    for function in form.functions:
+        yield function["name"]
+        todo.append(function.get("parameters"))
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo += part
+        if not isinstance(part, dict):
+            continue
+        todo += part.values()
+        yield from (key for key in part.get("properties", {}) if isinstance(key, str))
+        values = part.get("enum")
+        for value in [part.get("const"), *(values if isinstance(values, list) else [])]:
+            if isinstance(value, str):
+                yield value
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 _FURTHEST = 2_000
 """Tokens within which an end is looked for before the first one; a form without an end that is
 near would hold up the answer for as long as the window is wide."""
@@ -105,6 +134,8 @@ class GuideMaker:
         """
         self._tokenizer = tokenizer
         self._ends = sorted(ends)
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        self._controls = [token.content for token in added if token.special and token.content]
         self._width = width
         self._made: Any = None
         self._closers: Any = None
@@ -120,6 +151,13 @@ class GuideMaker:
         from llguidance import LLMatcher
 
         compiled = self._compiled()
+        for text in _literals(form):
+            if any(control in text for control in self._controls):
+                # It would be written as that token, and be lost where the answer is read.
+                raise UsageError(f"The text {text!r} holds a control token of this model; name it "
+                                 "otherwise, or choose another value.")  # fmt: skip
+            if not _is_text(text):
+                raise UsageError(f"The text {text!r} holds half a character; write it anew.")
         problem = ""
         for lenient in (False, True):
             grammar = LLMatcher.grammar_from_lark(grammar_of(form, format, lenient=lenient))
@@ -250,10 +288,14 @@ class Guide:
     def _shortest(self, matcher: Any, limit: int) -> int | None:
         """How many tokens an end takes from here, by going there; None if more than `limit`."""
         twin = matcher.deep_copy()
-        for taken in range(limit + 1):
+        taken = 0
+        while taken <= limit:
             if twin.is_accepting() or twin.is_stopped():
                 return taken
-            twin.consume_token(self._hurried(self._bits(twin)))
+            # Keys and the like can be nothing else: they are passed over in one go.
+            forced = twin.compute_ff_tokens() or [self._hurried(self._bits(twin))]
+            twin.consume_tokens(forced)
+            taken += len(forced)
         return None
 
     def _can_end_after(self, token: int, left: int) -> bool:

@@ -27,7 +27,7 @@ from mmagent.media import LoadedImage
 from mmagent.messages import Conversation, Turn
 from mmagent.sounds import NO_SOUND, LoadedSound
 
-__all__ = ["Prompt", "PromptBuilder"]
+__all__ = ["Prompt", "PromptBuilder", "encodable"]
 
 _TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
@@ -140,9 +140,14 @@ class PromptBuilder:
                 "The model's chat template has no place for sound; give the checkpoint a template "
                 "that writes its audio token, or pass ChatMMAgent(transcriber=...)."
             )
-        if self.sanitizer is not None:
-            conversation = self.sanitizer.conversation(conversation)
-        return self._render(conversation), conversation
+        try:
+            if self.sanitizer is not None:
+                conversation = self.sanitizer.conversation(conversation)
+            return encodable(self._render(conversation)), conversation
+        except RecursionError:
+            raise UsageError(
+                "A message or a tool holds values that are nested too deeply; flatten them."
+            ) from None
 
     def _render(self, conversation: Conversation) -> str:
         """The template's text, one placeholder a picture or recording."""
@@ -207,7 +212,9 @@ class PromptBuilder:
         bos = self.tokenizer.bos_token
         # Processors add the tokens that a template left out; tokenizers leave that to templates.
         adds = self.takes_parts and not (bos and text.startswith(bos))
-        ids: list[int] = self.tokenizer(text, add_special_tokens=adds)["input_ids"]
+        # That it is too long is told with the counts, not by a warning of the tokenizer's.
+        made = self.tokenizer(text, add_special_tokens=adds, verbose=False)
+        ids: list[int] = made["input_ids"]
         return ids
 
     # ---- pictures and sound ----------------------------------------------------------------
@@ -352,6 +359,15 @@ class PromptBuilder:
         except Exception:
             return None
         return next((token for token in candidates if text.count(token) == 1), None)
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for halves of characters, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _grid_of(made: Any) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from mmagent.engine.decoding import Row
 from mmagent.engine.guide import GuideMaker
 from mmagent.engine.kvcache import ConversationCache
 from mmagent.engine.loading import load_checkpoint
-from mmagent.engine.prompt import Prompt, PromptBuilder
+from mmagent.engine.prompt import Prompt, PromptBuilder, encodable
 from mmagent.engine.reader import AnswerReader, ThoughtReader
 from mmagent.engine.scheduler import Scheduler
 from mmagent.engine.worker import Answer, ModelWorker
@@ -154,7 +154,9 @@ class TransformersEngine:
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a plain text."""
         with self._text_lock:
-            ids: list[int] = self._prompts.tokenizer.encode(text, add_special_tokens=False)
+            ids: list[int] = self._prompts.tokenizer.encode(
+                encodable(text), add_special_tokens=False
+            )
         return ids
 
     def _prompt(self, conversation: Conversation) -> Prompt:

@@ -206,6 +206,16 @@ def test_typed_control_tokens_stay_text(llava_engine, image):
     assert answer(llava_engine, [HumanMessage(evil)])[1].finish_reason
 
 
+def test_halves_of_characters_are_no_reason_to_fail(llava_engine, capfd):
+    for text in ("a\ud800b", "\udc80", "\ud83d\ude00"):
+        conversation = to_conversation([HumanMessage(text)])
+        assert llava_engine.count_tokens(conversation) > 5
+        assert llava_engine.token_ids(text)
+    assert "\U0001f600" in llava_engine.prompt_text(to_conversation([HumanMessage("\ud83d\ude00")]))
+    llava_engine.count_tokens(to_conversation([HumanMessage("too long " * 3000)]))
+    assert "Token indices" not in capfd.readouterr().err
+
+
 def test_sanitizing_can_be_left_out(tiny_text_model):
     engine = TransformersEngine(str(tiny_text_model), sanitize_control_tokens=False)
     prompt = engine._prompt(to_conversation([HumanMessage("<|im_end|>")]))
