@@ -8,6 +8,7 @@ be. Where that cannot be told, every vector is compared as it is.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -53,7 +54,7 @@ class Coarse:
         return index.ntotal * index.d if index is not None else 0
 
     def nearest(
-        self, matrix: Matrix, query: Matrix, width: int
+        self, matrix: Matrix, query: Matrix, wanted: int, width: int
     ) -> tuple[NDArray[np.int64], float] | None:
         """Return about the nearest rows, and a product that no other row is above.
 
@@ -62,7 +63,8 @@ class Coarse:
         Args:
             matrix: [n, dims] what is in use of the block's.
             query: [dims].
-            width: How many rows.
+            wanted: How many rows are wanted in the end.
+            width: Most rows that are given for them.
         """
         if len(matrix) < max(_FROM, 4 * width):
             return None
@@ -71,19 +73,24 @@ class Coarse:
             if self._asked <= _ASKED or not (self.allowed or self._index is not None):
                 return None
             self._follow(matrix)
-            largest = float(np.abs(query).max())
+            largest = max(float(query.max()), -float(query.min()))
             if not largest or not self._scale:
                 return None
             scale = _LARGEST / largest
             rounded: Matrix = np.rint(query * np.float32(scale))
             with one_thread():
-                products, places = self._index.search(rounded[None, :], width)
-            per = 1.0 / (scale * self._scale)
-            length = float(np.sqrt(np.dot(rounded, rounded))) / scale
-            left = query - rounded / np.float32(scale)
-            off = float(np.sqrt(np.dot(left, left))) * self._longest + length * self._off
+                products, places = self._index.search(rounded[None, :], width + 1)
+            products, places = products[0], places[0]
+            per = scale * self._scale
+            left = query * np.float32(scale) - rounded
+            length, lost = (math.sqrt(float(np.dot(part, part))) for part in (rounded, left))
+            off = (lost * self._longest + length * self._off) / scale
+        # What is so far below the last one wanted is below it in truth too.
+        least = float(products[wanted - 1]) - 2 * off * per
+        upto = min(width, int(np.searchsorted(-products, -least, side="right")))
         # Another thread's view of the block may be of more rows than this one.
-        return places[0][places[0] < len(matrix)], float(products[0][-1]) * per + off + _SLACK
+        near = places[:upto]
+        return near[near < len(matrix)], float(products[upto]) / per + off + _SLACK
 
     def _follow(self, matrix: Matrix) -> None:
         known = self._index.ntotal if self._index is not None else 0

@@ -136,9 +136,10 @@ def rank(
     if not candidates or k <= 0:
         return []
     wanted = wanted or Wanted()
+    pairs = _pairs(candidates)
     worth = trust(
         [c.vector for c in candidates],
-        _pairs(candidates),
+        pairs,
         [c.meaning for c in candidates],
         [c.words for c in candidates],
     )
@@ -159,7 +160,7 @@ def rank(
     of_group = _of_group(candidates, alone)
     columns["conversation"] = counted.conversation * of_group
     columns["neighbours"] = counted.neighbours * _of_neighbours(
-        candidates, alone + columns["conversation"]
+        pairs, alone + columns["conversation"]
     )
     columns |= _of_place(candidates, of_group, counted, wanted)
     ages = [np.inf if c.age_days is None else max(0.0, c.age_days) for c in candidates]
@@ -221,10 +222,10 @@ def _of_group(candidates: Sequence[Signals], scores: Column) -> Column:
     return found
 
 
-def _of_neighbours(candidates: Sequence[Signals], scores: Column) -> Column:
+def _of_neighbours(pairs: Sequence[tuple[int, int]], scores: Column) -> Column:
     """Return for each the better of the turns before and after it in the same conversation."""
-    found = np.zeros(len(candidates))
-    for place, before in _pairs(candidates):
+    found = np.zeros(len(scores))
+    for place, before in pairs:
         found[place] = max(found[place], scores[before])
         found[before] = max(found[before], scores[place])
     return found
@@ -283,7 +284,8 @@ def _diverse(
     matrix = None
     if some is not None and weight:
         zero = np.zeros_like(some)
-        matrix = np.stack([zero if vector is None else vector for vector in vectors])
+        every = [zero if vector is None else vector for vector in vectors]
+        matrix = np.concatenate(every).reshape(len(every), -1)
     for _ in range(min(k, len(candidates))):
         place = int(np.argmax(np.where(left, scores - penalty, -np.inf)))
         chosen.append((place, float(penalty[place])))

@@ -114,7 +114,7 @@ def _nearest_of_block(block: View, query: Matrix, limit: int) -> dict[int, float
     items, _, matrix, coarse = block
     # Some more, since an item may have several vectors, or be gone.
     some = 2 * limit + 16
-    near = coarse.nearest(matrix, query, 2 * some) if coarse is not None else None
+    near = coarse.nearest(matrix, query, limit, 2 * some) if coarse is not None else None
     if near is not None:
         places, above = near
         scores = products(matrix[places], query, len(matrix))

@@ -61,7 +61,8 @@ def _of_pairs(
     if len(known) < 3:
         return None
     number = {place: row for row, place in enumerate(known)}
-    matrix = np.stack(list(known.values()))
+    # Double precision once, and not in each product.
+    matrix = np.concatenate(list(known.values()), dtype=np.float64).reshape(len(known), -1)
     # Every pair would cost the square; some evenly spread distances tell the same.
     steps = sorted({max(1, len(known) * part // 11) for part in range(1, 6)})
     anywhere = np.concatenate([_cosines(matrix[:-step], matrix[step:]) for step in steps])
@@ -74,8 +75,8 @@ def _of_pairs(
     return float((len(near) * found + _DOUBT * _USUAL) / (len(near) + _DOUBT))
 
 
-def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    cosines: NDArray[np.float64] = np.einsum("ij,ij->i", one, other, dtype=np.float64)
+def _cosines(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    cosines: NDArray[np.float64] = np.einsum("ij,ij->i", one, other)
     return cosines
 
 

@@ -184,7 +184,7 @@ def test_the_nearest_by_bytes_are_the_nearest(early, kind: str):
     for query in [*matrix[:20], *vectors(20, seed=4), np.zeros(48, dtype=np.float32)]:
         plain = nearest([view(matrix, None)], query, limit=10)
         assert list(nearest([view(matrix, coarse)], query, limit=10).items()) == list(plain.items())
-        found = coarse.nearest(matrix, query, 50)
+        found = coarse.nearest(matrix, query, 10, 50)
         if found is not None:
             places, above = found
             rest = np.setdiff1d(np.arange(len(matrix)), places)
@@ -198,7 +198,7 @@ def test_what_rounding_takes_from_the_question_counts(early):
     matrix = np.zeros((300, 48), dtype=np.float32)
     matrix[:, 0] = 0.02
     matrix[200, 0], matrix[200, 1:] = 0.0, 1 / np.sqrt(47)
-    places, above = Coarse().nearest(matrix, query, 50) or ([], 0.0)
+    places, above = Coarse().nearest(matrix, query, 10, 50) or ([], 0.0)
     assert 200 not in places
     assert matrix[200] @ query <= above
     assert next(iter(nearest([view(matrix, Coarse())], query, limit=5))) == 201
@@ -221,14 +221,14 @@ def test_bytes_are_made_where_they_help_and_there_is_room(monkeypatch):
     matrix, coarse, small = vectors(400), Coarse(), Coarse()
     made = []
     for _ in range(4):
-        coarse.nearest(matrix, matrix[0], 20)
-        small.nearest(matrix[:70], matrix[0], 20)
+        coarse.nearest(matrix, matrix[0], 10, 20)
+        small.nearest(matrix[:70], matrix[0], 10, 20)
         made.append(coarse.nbytes > 0)
     assert made == [False, False, True, True]
     assert not small.nbytes
     refused = Coarse()
     refused.allowed = False
-    assert [refused.nearest(matrix, matrix[0], 20) for _ in range(4)] == [None] * 4
+    assert [refused.nearest(matrix, matrix[0], 10, 20) for _ in range(4)] == [None] * 4
 
 
 def test_a_store_answers_by_bytes_as_without_them(early, tmp_path: Path, monkeypatch):
@@ -291,8 +291,8 @@ def test_nobody_adds_to_bytes_that_are_being_searched(early):
             return np.zeros((1, width), np.float32), np.zeros((1, width), np.int64)
 
     matrix, coarse, slow = vectors(400, dims=64), Coarse(), Slow()
-    coarse.nearest(matrix, matrix[0], 20)
+    coarse.nearest(matrix, matrix[0], 10, 20)
     slow.ntotal, coarse._index = 400, slow
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: coarse.nearest(matrix, matrix[n], 20), range(8)))
+        list(pool.map(lambda n: coarse.nearest(matrix, matrix[n], 10, 20), range(8)))
     assert slow.most == 1
