@@ -52,7 +52,7 @@ def persona(
         int | None, typer.Option("--budget", metavar="<int>", min=1, help="Tokens of a prompt.")
     ] = None,
     long: Annotated[
-        bool, typer.Option("--long", help="Facts, tokens and time alone, twice: memory on, off.")
+        bool, typer.Option("--long", help="Facts, tokens, time; memory on and off.")
     ] = False,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="<int>", min=1, help="With --long: probe rounds.")
@@ -112,6 +112,9 @@ def reasoning(
     max_thought_tokens: Annotated[
         int, typer.Option("--thoughts", metavar="<int>", min=1, help="Most tokens of a thought.")
     ] = 96,
+    together: Annotated[
+        int, typer.Option("--together", metavar="<int>", min=1, help="Questions at one time.")
+    ] = 8,
     max_tokens: MaxTokens = 96,
     out: Out = None,
     as_json: Json = False,
@@ -127,7 +130,7 @@ def reasoning(
     chat = open_model(model, max_tokens=max_tokens, adapter=adapter)
     report = compare_templates(
         chat, questions, template, language=language, max_thought_tokens=max_thought_tokens,
-        progress=_progress(as_json),
+        together=together, progress=_progress(as_json),
     )  # fmt: skip
     report = {"model": model, "adapter": adapter, "data": str(data or "built in"), **report}
     _give(report, "reasoning", reasoning_table, draw_reasoning, out, as_json)

@@ -11,7 +11,7 @@ Pure: knows no messages and no pixels. `references.py` finds out which picture w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmagent.untrusted import neutralise_line
@@ -104,7 +104,8 @@ class ImageLedger:
 
     def as_data(self) -> list[dict[str, Any]]:
         """Return it as plain data, for a checkpoint."""
-        return [asdict(picture) for picture in self.pictures]
+        # By hand: `asdict` copies every field deeply, in every turn, of every picture so far.
+        return [{**vars(p), "colours": dict(p.colours)} for p in self.pictures]
 
     @classmethod
     def from_data(cls, data: Any) -> ImageLedger:

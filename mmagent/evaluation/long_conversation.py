@@ -1,14 +1,18 @@
 """A long conversation in a small window: does it overflow, forget, or grow slow?
 
 Facts are told in the first turns; small talk pushes them out of the window; at even distances
-all of them are asked again. Once with the long-term memory, once without.
+all of them are asked again. Once with the long-term memory, once without: both at the same time,
+turn by turn, since a model answers two for little more than one. A turn's seconds are those of
+both together, in every turn alike.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +57,7 @@ def long_conversation(
         turns: How many turns of the user, probes included.
         budget: Most tokens of a prompt.
         rounds: How often everything is asked.
-        memory: With memory, without, or both in turn.
+        memory: With memory, without, or both at the same time.
         embeddings: Of the memory; None for the bundled embedder.
         summary: As `create_companion` takes it.
         progress: Is told what goes on.
@@ -68,24 +72,40 @@ def long_conversation(
             f"{rounds} rounds of {len(asked)} questions and {len(told)} facts need at least "
             f"{len(told) + rounds * len(asked)} turns, not {turns}."
         )
-    runs = []
-    for is_on in memory:
+    beside = threading.Barrier(len(memory))
+
+    def held(is_on: bool) -> dict[str, Any]:
         name = "with memory" if is_on else "without memory"
         with tempfile.TemporaryDirectory(prefix="mmagent-eval-") as folder:
             store = _store(Path(folder), embeddings) if is_on else None
-            talk = Talk(model, plant(persona), store, budget, summary=summary)
-            _hold(talk, asked, told, turns, rounds, partial(_named, progress, name))
-            if store is not None:
-                store.close()
-        runs.append({"memory": is_on, **_measured(talk.turns, asked, budget)})
+            talk = Talk(model, plant(persona), store, budget, summary=summary, before=beside.wait)
+            try:
+                _hold(talk, asked, told, turns, rounds, partial(_named, progress, name))
+            finally:
+                beside.abort()  # the other one must not wait for a turn that never comes
+                if store is not None:
+                    store.close()
+        return {"memory": is_on, **_measured(talk.turns, asked, budget)}
+
+    with ThreadPoolExecutor(len(memory)) as pool:
+        runs = _results([pool.submit(held, is_on) for is_on in memory])
     return {
         "kind": "long conversation",
         "persona": persona.name,
         "turns": turns,
         "budget": budget,
         "rounds": rounds,
+        "together": len(runs),
         "runs": runs,
     }
+
+
+def _results(futures: list[Future[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what the conversations gave; of errors, the one that broke the other off."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error
+    return [future.result() for future in futures]
 
 
 def _named(progress: Progress, name: str, text: str) -> None:
@@ -174,6 +194,8 @@ def long_table(report: dict[str, Any]) -> str:
     ):
         rows.append([words, *(str(run["seconds"][key]) for run in runs)])
     title = f"{report['turns']} turns, budget {report['budget']:,} tokens, {report['persona']}"
+    if report["together"] > 1:
+        title += ", both conversations held at the same time"
     return f"{title}\n\n{markdown(header, rows)}"
 
 

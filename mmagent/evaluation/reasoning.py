@@ -31,6 +31,7 @@ def compare_templates(
     *,
     language: str = "en",
     max_thought_tokens: int = 96,
+    together: int = 8,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Answer every question by every template and return the report.
@@ -42,6 +43,7 @@ def compare_templates(
             `self_consistency(3)`. "direct" is always among them, and first.
         language: Of the templates' instructions.
         max_thought_tokens: Most tokens of a thought, where the model is ours.
+        together: How many questions are asked at the same time.
         progress: Is told what goes on.
 
     Raises:
@@ -62,11 +64,10 @@ def compare_templates(
             template, language=language, max_thought_tokens=max_thought_tokens
         )
         agent = create_agent(model, middleware=[middleware])
-        rows = []
-        for question in asked:
-            rows.append(_answered(agent, question))
-            if len(rows) % 10 == 0:
-                progress(f"{name}: {len(rows)} of {len(asked)}")
+        rows: list[dict[str, Any]] = []
+        for place in range(0, len(asked), together):
+            rows += _answered(agent, asked[place : place + together])
+            progress(f"{name}: {len(rows)} of {len(asked)}")
         results[name] = rows
     direct = results["direct"]
     return {
@@ -74,19 +75,30 @@ def compare_templates(
         "questions": len(asked),
         "left_out": len(questions) - len(asked),
         "language": language,
+        "together": together,
         "templates": {name: _summed(rows, direct) for name, rows in results.items()},
     }
 
 
-def _answered(agent: Any, question: Question) -> dict[str, Any]:
-    content: Any = question.text
-    if question.picture is not None:
-        packed = base64.b64encode(question.picture).decode("ascii")
-        picture = {"type": "image", "base64": packed, "mime_type": "image/png"}
-        content = [picture, {"type": "text", "text": question.text}]
+def _answered(agent: Any, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Ask some questions at the same time, which share the time that it takes."""
+    given = [{"messages": [_asked(question)]} for question in questions]
     began = time.perf_counter()
-    message: AIMessage = agent.invoke({"messages": [HumanMessage(content)]})["messages"][-1]
-    seconds = time.perf_counter() - began
+    states = agent.batch(given, {"max_concurrency": len(given)})
+    seconds = (time.perf_counter() - began) / len(given)
+    pairs = zip(questions, states, strict=True)
+    return [_row(question, state["messages"][-1], seconds) for question, state in pairs]
+
+
+def _asked(question: Question) -> HumanMessage:
+    if question.picture is None:
+        return HumanMessage(question.text)
+    packed = base64.b64encode(question.picture).decode("ascii")
+    picture = {"type": "image", "base64": packed, "mime_type": "image/png"}
+    return HumanMessage([picture, {"type": "text", "text": question.text}])
+
+
+def _row(question: Question, message: AIMessage, seconds: float) -> dict[str, Any]:
     usage = message.usage_metadata
     notes = message.response_metadata.get("reasoning", {})
     answer = str(message.text)
@@ -151,7 +163,11 @@ def reasoning_table(report: dict[str, Any]) -> str:
         "template", "right (95%)", "against direct", "won / lost", *kinds,
         "tokens in", "tokens out", "seconds",
     ]  # fmt: skip
-    return markdown(header, rows)
+    table = markdown(header, rows)
+    if report["together"] > 1:
+        number = report["together"]
+        table += f"\nSeconds an answer, with {number} questions asked at the same time.\n"
+    return table
 
 
 def draw_reasoning(report: dict[str, Any], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ class Talk:
         store: A LangGraph store or memory; None for no memory.
         budget: Most tokens of a prompt; None for what the model's profile leaves.
         user: Whose memory it is.
+        before: Is called before each turn, outside of its time.
         turns: What was said so far.
     """
 
@@ -65,6 +67,7 @@ class Talk:
     budget: int | None = None
     user: str = "sam"
     summary: Any = None
+    before: Callable[[], Any] = lambda: None
     turns: list[Said] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class Talk:
             content.append({"type": "image", "base64": packed, "mime_type": "image/png"})
         content.append({"type": "text", "text": text})
         message = HumanMessage(content if picture is not None else text)
+        self.before()
         began = time.perf_counter()
         answer, tokens, overflowed = "", 0, False
         try:

@@ -46,7 +46,8 @@ class PictureReader:
     def __init__(self, policy: MediaPolicy | None = None) -> None:
         self.policy = policy
         self._shelf = ImageShelf(max_bytes=32 * 1024 * 1024)
-        self._known: OrderedDict[tuple[str, int], tuple[str, dict[str, float]]] = OrderedDict()
+        self._memories: OrderedDict[tuple[Any, ...], str] = OrderedDict()
+        self._known: OrderedDict[tuple[Any, ...], tuple[str, dict[str, float]]] = OrderedDict()
 
     def ledger(
         self, messages: Sequence[AnyMessage], stored: ImageLedger, thread: str | None
@@ -60,7 +61,7 @@ class PictureReader:
             if not blocks:
                 continue
             name = _name_of(message)
-            memory = turn_id(thread, message)
+            memory = self._memory_of(thread, name, message)
             for number, block in enumerate(blocks):
                 id_, colours = self._read(name, number, block)
                 yield ShownPicture(
@@ -75,8 +76,18 @@ class PictureReader:
                     colours=colours,
                 )
 
+    def _memory_of(self, thread: str | None, name: str, message: AnyMessage) -> str:
+        """Return the id that a message is remembered by, hashed once for as long as it stays."""
+        marks = tuple(b if isinstance(b, str) else _mark(b) for b in message.content)
+        key = (thread, name, message.type, marks)
+        if key not in self._memories:
+            self._memories[key] = turn_id(thread, message)
+            if len(self._memories) > _KEPT:
+                self._memories.popitem(last=False)
+        return self._memories[key]
+
     def _read(self, name: str, number: int, block: dict[str, Any]) -> tuple[str, dict[str, float]]:
-        key = (name, number)
+        key = (name, number, _mark(block))
         if key not in self._known:
             self._known[key] = self._look(block)
             if len(self._known) > _KEPT:
@@ -93,6 +104,12 @@ class PictureReader:
             _log.info("A picture is known by its address alone: %s", error)
             text = json.dumps(block, sort_keys=True, default=str)
             return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(), {}
+
+
+def _mark(block: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Return what tells a block from another one in its place, without reading all of it."""
+    texts = [str(v) if not isinstance(v, str) else v for v in block.values()]
+    return tuple((len(text), text[-64:]) for text in texts)
 
 
 def _name_of(message: BaseMessage) -> str:

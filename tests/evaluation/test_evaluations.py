@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,18 @@ class Reader(BaseChatModel):
     """Answers from what stands in its prompt, and from nothing else."""
 
     style: str = "good"
+    beside: Any = None
+    """A barrier that only calls at the same time pass."""
 
     @property
     def _llm_type(self) -> str:
         return "reader"
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        if self.beside is not None:
+            self.beside.wait(timeout=20)
+        if self.style == "fails with memories" and "[Memories]" in messages[-1].text:
+            raise RuntimeError("no memories, please")
         asked = messages[-1].text.rpartition("\n")[2]
         text = "\n".join(message.text for message in messages)
         key = next((value for word, value in ASKS if word in asked.lower()), None)
@@ -63,6 +70,21 @@ def test_a_good_model_with_memory_and_without() -> None:
     table = long_table(report)
     assert "| prompts over the budget | 0 | 0 |" in table
     assert "| facts told by the user | 100.0%" in table
+
+
+def test_both_conversations_are_held_turn_by_turn_at_the_same_time() -> None:
+    given: dict[str, Any] = {"turns": 10, "budget": 500, "rounds": 1}
+    model = Reader(beside=threading.Barrier(2))
+    report = long_conversation(model, Persona.load("mia"), embeddings=HashEmbedder(), **given)
+    assert [run["memory"] for run in report["runs"]] == [True, False]
+    assert report["together"] == 2
+    assert "both conversations held at the same time" in long_table(report)
+    # One that breaks off takes the other along, and it is its error that is told.
+    with pytest.raises(RuntimeError, match="no memories, please"):
+        long_conversation(
+            Reader(style="fails with memories"), Persona.load("mia"),
+            embeddings=HashEmbedder(), **given,
+        )  # fmt: skip
 
 
 def test_too_few_turns() -> None:
@@ -149,6 +171,18 @@ def test_templates_are_compared_with_direct() -> None:
     table = reasoning_table(report)
     assert "| `direct` | 33.3%" in table
     assert "-33.3%" in table
+
+
+def test_questions_are_asked_at_the_same_time_and_share_its_seconds() -> None:
+    questions = [Question(f"Number {number}?", ("x",), "read") for number in range(4)]
+    model = Reader(beside=threading.Barrier(2))
+    report = compare_templates(model, questions, ["direct"], together=2)
+    rows = report["templates"]["direct"]["answers"]
+    assert [row["question"] for row in rows] == [question.text for question in questions]
+    assert rows[0]["seconds"] == rows[1]["seconds"]
+    assert "with 2 questions asked at the same time" in reasoning_table(report)
+    alone = compare_templates(Reader(), questions, ["direct"], together=1)
+    assert "same time" not in reasoning_table(alone)
 
 
 def test_questions_without_pictures_remain_for_a_model_without_eyes() -> None:

@@ -1,4 +1,8 @@
 import base64
+import hashlib
+import io
+import random
+import time
 from typing import Any
 
 import pytest
@@ -7,12 +11,16 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 from notebook import parrot
+from PIL import Image
 
 from mmagent.agents import create_companion
 from mmagent.chat_model import ChatMMAgent
+from mmagent.context.ledger import ImageLedger
 from mmagent.errors import UsageError
 from mmagent.middleware.context import ContextMiddleware
 from mmagent.middleware.ledger import ImageLedgerMiddleware
+from mmagent.middleware.shown import PictureReader
+from mmagent.middleware.turns import turn_id
 from mmagent_memory import LongTermMemory
 
 THREAD: Any = {"configurable": {"thread_id": "t1"}}
@@ -194,3 +202,36 @@ def test_a_picture_that_only_has_an_address_still_has_a_number(album: Any) -> No
 def test_wrong_settings(wrong: Any) -> None:
     with pytest.raises(UsageError, match="max_pictures must be"):
         ImageLedgerMiddleware(**wrong)
+
+
+def test_a_picture_is_filed_under_the_message_that_shows_it_and_an_edited_one_anew(
+    album: dict[str, bytes],
+) -> None:
+    reader = PictureReader()
+    first = show("Look at my car", album["red"]).model_copy(update={"id": "m1"})
+    edited = show("Look at my cat", album["red"]).model_copy(update={"id": "m1"})
+    for message in (first, first, edited):
+        (found,) = reader.ledger([message], ImageLedger(), "t1").pictures
+        assert found.memory == turn_id("t1", message)
+    assert turn_id("t1", first) != turn_id("t1", edited)
+    other_picture = show("Look at my car", album["blue"]).model_copy(update={"id": "m1"})
+    (changed,) = reader.ledger([other_picture], ImageLedger(), "t1").pictures
+    assert changed.id == hashlib.sha256(album["blue"]).hexdigest()
+    (other,) = reader.ledger([first], ImageLedger(), "t2").pictures
+    assert other.memory == turn_id("t2", first)
+
+
+def test_looking_at_old_pictures_again_costs_next_to_nothing() -> None:
+    # Noise, so that it does not pack small: about 3 MB of text, which a hash would read.
+    noise = Image.frombytes("RGB", (900, 900), random.Random(1).randbytes(3 * 900 * 900))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    message = show("Noise", buffer.getvalue()).model_copy(update={"id": "m1"})
+    reader = PictureReader()
+    reader.ledger([message], ImageLedger(), "t1")
+    began = time.process_time()
+    reader.ledger([message], ImageLedger(), "t1")
+    again = time.process_time() - began
+    began = time.process_time()
+    turn_id("t1", message)
+    assert again < 0.5 * (time.process_time() - began)
