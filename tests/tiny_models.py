@@ -198,14 +198,16 @@ def build_fastvlm(folder: Path) -> Path:
     return _save(FastVlmForConditionalGeneration(config).eval(), processor, folder)
 
 
-def build_text_only(folder: Path) -> Path:
+def build_text_only(folder: Path, *, dtype: Any = None, tied: bool = False) -> Path:
     """A causal language model that takes no pictures."""
     import torch
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(7)
     tokenizer = build_tokenizer()
-    return _save(LlamaForCausalLM(_llama(len(tokenizer))).eval(), tokenizer, folder)
+    config = _llama(len(tokenizer))
+    config.tie_word_embeddings = tied
+    return _save(LlamaForCausalLM(config).eval().to(dtype), tokenizer, folder)
 
 
 def build_llava_next(folder: Path) -> Path:

@@ -145,7 +145,9 @@ def _engine(model: str | None) -> list[Finding]:
     kept, seen = state["remembered"], state["pictures"]
     told = (
         f"{state['type']}, {state['parameters'] / 1e6:,.0f}M parameters in {state['dtype']} on "
-        f"{state['device']}, window {state['context_length']:,}; "
+        f"{state['device']}, {_mebibytes(state['weights'])}"
+        f"{' with layers kept in float16' if state['packed'] else ''}, "
+        f"window {state['context_length']:,}; "
         f"{'reuses what it read' if state['reuse'] else 'reads every turn anew'}; "
         f"{'answers share steps' if state['batched'] else 'answers take turns'}; "
         f"conversations {_mebibytes(kept['bytes'])} of {_mebibytes(kept['max_bytes'])}, "

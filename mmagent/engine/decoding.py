@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import SuppressTokensLogitsProcessor
 
 from mmagent.engine.base import Sampling
 from mmagent.engine.guide import Guide
 from mmagent.engine.kvcache import Remembered
 from mmagent.engine.prompt import Prompt
 from mmagent.engine.rowcache import BatchCache
+from mmagent.engine.rowtable import RowTable
 
 __all__ = ["Row", "generation_config", "hand_over", "rows_agree", "step_rows"]
 
@@ -54,7 +56,7 @@ class Row:
     token: int = -1
     produced: list[int] = field(default_factory=list)
     scores: torch.Tensor | None = None
-    never: Sequence[int] = ()
+    never: torch.Tensor | None = None  # tokens that no answer has
     _state: _Prepared | None = None
     _position: torch.Tensor | None = None
     _chance: torch.Generator | None = None
@@ -69,6 +71,10 @@ class Row:
             generation_config=config,
             custom_generate=hand_over,
         )
+        # `never` has those; it would look for them in the whole vocabulary at every token.
+        processors = self._state.processors
+        kept = [one for one in processors if not isinstance(one, SuppressTokensLogitsProcessor)]
+        self._state.processors = type(processors)(kept)
         if config.do_sample:
             seed = self.sampling.seed
             if seed is None:  # whoever seeds torch gets the same answers again
@@ -145,7 +151,8 @@ class Row:
         if self.sampling.logprobs is not None:
             self.scores = logits[0].clone()
         if best is None or not self.plain:
-            logits[:, self.never] = float("-inf")
+            if self.never is not None:
+                logits.index_fill_(1, self.never, float("-inf"))
             if self.guide is not None:
                 # Before the rest: of the likeliest tokens, a grammar might allow none.
                 logits = self.guide.allow(logits)
@@ -208,8 +215,15 @@ def hand_over(
     return _Prepared(input_ids, logits_processor, generation_config, model_kwargs)
 
 
-def step_rows(model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, int | None]]:
+def step_rows(
+    model: Any, rows: Sequence[Row], table: RowTable | None = None
+) -> list[tuple[torch.Tensor, int | None]]:
     """Read the last token of every row in one step.
+
+    Args:
+        model: The model.
+        rows: At least one.
+        table: Where their caches sit, in this order; None if they do not.
 
     Returns:
         For each row its logits (1, vocabulary) and, if that is all it takes, the likeliest token:
@@ -220,14 +234,13 @@ def step_rows(model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, int |
         [row.token for row in rows],
         torch.cat([row.position(model) for row in rows], dim=-2),
         [row.entry.cache for row in rows if row.entry is not None],
+        table,
     )
     plain = [row.plain for row in rows]
     best: list[int] = []
     if any(plain):
-        never = list(rows[0].never)  # the same for all rows of one model
-        allowed = logits
-        if never:
-            allowed = logits.index_fill(1, torch.tensor(never, device=logits.device), float("-inf"))
+        never = rows[0].never  # the same for all rows of one model
+        allowed = logits if never is None else logits.index_fill(1, never, float("-inf"))
         best = allowed.argmax(dim=-1).tolist()
     for row in rows:
         row.moved()
@@ -243,13 +256,17 @@ def _deltas_of(model: Any) -> torch.Tensor | None:
 
 
 def _row_logits(
-    model: Any, tokens: Sequence[int], positions: torch.Tensor, caches: Sequence[Any]
+    model: Any,
+    tokens: Sequence[int],
+    positions: torch.Tensor,
+    caches: Sequence[Any],
+    table: RowTable | None,
 ) -> torch.Tensor:
     """Logits (rows, vocabulary) after one more token of each row."""
     outputs = model(
         input_ids=torch.tensor(tokens, device=positions.device).unsqueeze(1),
         position_ids=positions,
-        past_key_values=BatchCache(caches),
+        past_key_values=BatchCache(caches, table),
         use_cache=True,
         return_dict=True,
     )
@@ -263,7 +280,7 @@ def rows_agree(model: Any, vocabulary: int) -> bool:
 
     device = model.device
     prompts = [[(7 * n + 3) % vocabulary for n in range(length)] for length in (3, 9)]
-    alone, caches, positions = [], [], []
+    alone, caches, positions, together = [], [], [], []
     try:
         for prompt in prompts:
             ids = torch.tensor([prompt], device=device)
@@ -286,15 +303,18 @@ def rows_agree(model: Any, vocabulary: int) -> bool:
             alone.append(model(**made[0][0], return_dict=True).logits[0, -1].float())
             caches.append(made[1][1])
             positions.append(made[1][0]["position_ids"][..., -1:])
-        together = _row_logits(
-            model, [prompt[0] for prompt in prompts], torch.cat(positions, dim=-2), caches
-        )
+        table = RowTable()
+        seated = [cache.copy(len(prompt)) for cache, prompt in zip(caches, prompts, strict=True)]
+        sits = table.seat(seated) is not None
+        for rows, place in ((caches, None), (seated, table if sits else None)):
+            tokens = [prompt[0] for prompt in prompts]
+            together.append(_row_logits(model, tokens, torch.cat(positions, dim=-2), rows, place))
     except Exception:  # an architecture of its own; each sequence then takes its own steps
         return False
     wanted = torch.stack(alone)
     spread = (wanted - wanted.mean(dim=-1, keepdim=True)).abs().max()
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    return bool((together - wanted).abs().max() <= tolerance * spread)
+    return all(bool((found - wanted).abs().max() <= tolerance * spread) for found in together)
 
 
 def generation_config(

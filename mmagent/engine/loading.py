@@ -18,7 +18,7 @@ from mmagent.engine.kinds import class_of, placeholders_of
 from mmagent.engine.placement import place
 from mmagent.errors import MissingDependencyError, ModelNotFoundError, UsageError
 
-__all__ = ["Checkpoint", "attach_adapter", "load_checkpoint"]
+__all__ = ["Checkpoint", "attach_adapter", "load_checkpoint", "vocabulary"]
 
 # Attention over the whole prompt in both directions: what is remembered of its beginning would
 # change with its end.
@@ -41,6 +41,8 @@ class Checkpoint:
             that they may be kept between turns, and kept apart for each sequence of a step.
         looks_ahead: Attention over a prompt goes in both directions: what is known of it holds
             only for the same prompt.
+        parameters: How many the model has.
+        packed: How many layers were packed (see `packing`).
         audio_token_id: The placeholder of sound; None for models that take none.
     """
 
@@ -50,6 +52,8 @@ class Checkpoint:
     context_length: int
     reusable: bool
     looks_ahead: bool = False
+    parameters: int = 0
+    packed: int = 0
     audio_token_id: int | None = None
 
 
@@ -66,7 +70,7 @@ def load_checkpoint(
     Args:
         path: What `mmagent.models.resolve_model` returned.
         device: A torch device, "auto" (a GPU where there is one), or "balanced".
-        dtype: A torch dtype by name, or "auto": float32 on a CPU, else the checkpoint's.
+        dtype: A torch dtype by name, or "auto": see `placement`.
         quantization: One of `placement.QUANTIZATIONS`.
         compile: Whether to compile the forward pass.
 
@@ -112,19 +116,38 @@ def load_checkpoint(
         if placement.device is not None:
             model = model.to(torch.device(placement.device))
         model.eval()
+        text_config = model.config.get_text_config(decoder=True)
+        reusable = _is_reusable(model, text_config)
+        parameters = model.num_parameters()
+        # Recurrent models take their layers' weights into their own hands.
+        packed = _packed(model, lossy=placement.rounds) if placement.packs and reusable else 0
         if placement.compiles:
             model.forward = torch.compile(model.forward, dynamic=True)
     image_token_id, audio_token_id = placeholders_of(model.config, processor, takes_media)
-    text_config = model.config.get_text_config(decoder=True)
     return Checkpoint(
         model=model,
         processor=processor,
         image_token_id=image_token_id,
         context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
-        reusable=_is_reusable(model, text_config),
+        reusable=reusable,
         looks_ahead=model.config.model_type in _PREFIX_ATTENTION,
+        parameters=parameters,
+        packed=packed,
         audio_token_id=audio_token_id,
     )
+
+
+def _packed(model: Any, *, lossy: bool) -> int:
+    from mmagent.engine.packing import pack
+
+    return pack(model, lossy=lossy)
+
+
+def vocabulary(model: Any) -> int:
+    """How many logits a model gives."""
+    head = model.get_output_embeddings()
+    # Packed weights are made anew for whoever looks at them.
+    return int(getattr(head, "out_features", None) or head.weight.shape[0])
 
 
 def _processor(path: str, kind: str, reader: Any, common: dict[str, Any]) -> Any:

@@ -1,7 +1,9 @@
 """Where a model's weights go and in which precision: devices, dtypes, quantisation, compilation.
 
     device        auto, cpu, cuda, cuda:1, mps, or "balanced": spread over all GPUs (accelerate)
-    dtype         auto, float32, bfloat16, float16
+    dtype         auto, float32, bfloat16, float16. On a CPU "auto" computes in float32, and keeps
+                  the weights in float16 where that loses nothing; "float16" keeps them so anyway,
+                  "float32" never (see `packing`)
     quantization  int8 (torchao, weights alone), 8bit, 4bit (bitsandbytes)
     compile       torch.compile of the model's forward pass
 
@@ -31,11 +33,15 @@ class Placement:
         device: Where inputs go; None moves nothing, since the weights are placed while loading.
         options: For `from_pretrained`.
         compiles: Whether the forward pass is compiled.
+        packs: Whether weights are kept in float16 where that loses nothing; see `packing`.
+        rounds: Whether they are even where it does.
     """
 
     device: str | None
     options: dict[str, Any] = field(default_factory=dict)
     compiles: bool = False
+    packs: bool = False
+    rounds: bool = False
 
 
 def place(
@@ -55,6 +61,8 @@ def place(
         _need_gpus()
     where = "cuda" if spread else choose_device(device)
     kind = choose_dtype(dtype, where)
+    import torch
+
     if quantization is None:
         options: dict[str, Any] = {"dtype": kind}
         if spread:
@@ -64,7 +72,11 @@ def place(
                 "compile=True needs the model on one device, and device='balanced' spreads it; "
                 "leave one of them out."
             )
-        return Placement(None if spread else where, options, compile)
+        packs = where == "cpu" and not compile and dtype in ("auto", "float16") and _can_pack()
+        rounds = packs and kind == torch.float16
+        if rounds:
+            options["dtype"] = torch.float32
+        return Placement(None if spread else where, options, compile, packs, rounds)
     if quantization not in QUANTIZATIONS:
         raise UsageError(
             f"{quantization!r} is no way of quantising; use {', '.join(QUANTIZATIONS)}, or None."
@@ -143,6 +155,12 @@ def _need_gpus() -> None:
         raise UsageError(
             "device='balanced' spreads a model over GPUs, and torch finds none here; use 'auto'."
         )
+
+
+def _can_pack() -> bool:
+    from mmagent.engine.packing import can_pack
+
+    return can_pack()
 
 
 def _config(quantization: str, dtype: Any) -> Any:

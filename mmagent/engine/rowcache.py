@@ -12,7 +12,7 @@ Shapes: queries (rows, heads, 1, size); a row's keys and values (1, key heads, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -20,9 +20,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["BatchCache", "Ragged", "RowCache", "attend_rows", "use_rows"]
+__all__ = ["BatchCache", "Masks", "Padded", "Ragged", "RowCache", "attend_rows", "use_rows"]
 
 NAME = "mmagent_rows"
+Buffers = tuple[torch.Tensor, torch.Tensor]
 _STEP = 64  # tokens of room that a cache grows by, at least
 
 
@@ -61,15 +62,38 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.values = values[..., :end, :]
         return self.keys, self.values
 
-    def _known(self) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
+    def known(self) -> Buffers:
+        """The keys and the values (1, heads, tokens, size)."""
+        if self._buffers is None:
+            assert self.keys is not None
+            assert self.values is not None
+            return self.keys, self.values
+        keys, values = self._buffers
+        return keys[..., : self._length, :], values[..., : self._length, :]
+
+    def move(self, buffers: Buffers | None) -> None:
+        """Lie in these buffers (1, heads, room, size) from now on; for None, in its own."""
+        if buffers is None:
+            self._grow(*self.known(), self._length)
+        else:
+            for before, buffer in zip(self.known(), buffers, strict=True):
+                buffer[..., : self._length, :] = before
+                buffer[..., self._length :, :] = 0  # no number of somebody else's
+            self._buffers = buffers
+        self.keys, self.values = self.known()  # the old ones would keep their buffers
+
+    def lies_in(self, buffers: Buffers) -> bool:
+        """Whether it is these that it lies in."""
+        return self._buffers is buffers
+
+    def grew(self) -> None:
+        """A token more was written into its buffers."""
+        self._length += 1
 
     def _grow(self, key_states: torch.Tensor, value_states: torch.Tensor, needed: int) -> None:
         room = needed + max(_STEP, needed // 8)
         made = []
-        for before, like in zip(self._known(), (key_states, value_states), strict=True):
+        for before, like in zip(self.known(), (key_states, value_states), strict=True):
             buffer = like.new_empty((*like.shape[:-2], room, like.shape[-1]))
             buffer[..., : self._length, :] = before[..., : self._length, :]
             made.append(buffer)
@@ -87,10 +111,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         """Forget all but the first `length` tokens."""
         if not self.is_initialized or self._length <= length:
             return
-        keys, values = self._known()
         self._length = length
-        self.keys = keys[..., :length, :]
-        self.values = values[..., :length, :]
+        self.keys, self.values = self.known()
 
     def nbytes(self) -> int:
         """Bytes of the buffers, room included."""
@@ -100,7 +122,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         """A layer of its own with the first `length` tokens."""
         twin = GrowingLayer()
         if self.is_initialized:
-            keys, values = self._known()
+            keys, values = self.known()
             twin.update(keys[..., :length, :], values[..., :length, :])
         return twin
 
@@ -142,12 +164,65 @@ class Ragged:
         self.rows = rows
 
 
+class Masks:
+    """Which of the tokens of padded rows are a row's own."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+        self._made: dict[int | None, torch.Tensor | None] = {}
+
+    def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """What is added to attention's scores (rows, 1, 1, tokens); None if it is nothing.
+
+        Args:
+            window: How many of the last tokens a row attends to; None for all.
+            like: Something of the right dtype.
+        """
+        if window is not None and window >= max(self._lengths):
+            window = None
+        if window not in self._made:
+            ends = torch.tensor(self._lengths).view(-1, 1)
+            places = torch.arange(max(self._lengths))
+            beyond = places >= ends
+            if window is not None:
+                beyond |= places < ends - window
+            mask = torch.zeros(beyond.shape, dtype=like.dtype).masked_fill_(beyond, float("-inf"))
+            self._made[window] = mask[:, None, None] if bool(beyond.any()) else None
+        return self._made[window]
+
+
+class Padded:
+    """Keys (or values) of several rows, padded to one length; stands where a tensor would."""
+
+    __slots__ = ("masks", "rows")
+
+    def __init__(self, rows: torch.Tensor, masks: Masks) -> None:
+        self.rows = rows
+        self.masks = masks
+
+
+class Table(Protocol):
+    """What is needed of `rowtable.RowTable`."""
+
+    def append(
+        self, layer: int, key_states: torch.Tensor, value_states: torch.Tensor
+    ) -> tuple[Padded, Padded]:
+        """One token more for each row."""
+
+
 class BatchCache(Cache):
     """The caches of several sequences, for one token of each."""
 
-    def __init__(self, rows: Sequence[RowCache]) -> None:
+    def __init__(self, rows: Sequence[RowCache], table: Table | None = None) -> None:
+        """Begin a step.
+
+        Args:
+            rows: The caches, in the order of the step's rows.
+            table: Where they sit, in this order; None if they do not.
+        """
         super().__init__(layers=list(rows[0].layers))
         self._rows = rows
+        self._table = table
 
     def update(  # type: ignore[override]
         self,
@@ -156,8 +231,10 @@ class BatchCache(Cache):
         layer_idx: int,
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[Ragged, Ragged]:
+    ) -> tuple[Ragged, Ragged] | tuple[Padded, Padded]:
         """Append one token to each row; (rows, heads, 1, size)."""
+        if self._table is not None:
+            return self._table.append(layer_idx, key_states, value_states)
         keys, values = [], []
         for number, row in enumerate(self._rows):
             key, value = row.grown[layer_idx].update(
@@ -191,7 +268,7 @@ def attend_rows(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention over rows of different lengths; over tensors it is transformers' own for SDPA."""
-    if not isinstance(key, Ragged):
+    if not isinstance(key, Ragged | Padded):
         made: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -201,6 +278,16 @@ def attend_rows(
             raise NotImplementedError(f"attention with {name} is not done by rows")
     window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
     rows, heads, _, size = query.shape
+    if isinstance(key, Padded):
+        shared = key.rows.shape[1]
+        found = torch.nn.functional.scaled_dot_product_attention(
+            query.view(rows, shared, heads // shared, size),
+            key.rows,
+            value.rows,
+            attn_mask=key.masks.mask(window or None, query),
+            scale=scaling,
+        )
+        return found.reshape(rows, 1, heads, -1), None
     attended = []
     for number, (keys, values) in enumerate(zip(key.rows, value.rows, strict=True)):
         if window and keys.shape[-2] > window:

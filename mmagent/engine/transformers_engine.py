@@ -19,7 +19,8 @@ from mmagent.engine.base import Chunk, Form, Modality, Sampling, room_for_answer
 from mmagent.engine.decoding import Row
 from mmagent.engine.guide import GuideMaker
 from mmagent.engine.kvcache import ConversationCache
-from mmagent.engine.loading import load_checkpoint
+from mmagent.engine.loading import load_checkpoint, vocabulary
+from mmagent.engine.packing import weight_bytes
 from mmagent.engine.prompt import Prompt, PromptBuilder, encodable
 from mmagent.engine.reader import AnswerReader, ThoughtReader
 from mmagent.engine.scheduler import Scheduler
@@ -90,7 +91,7 @@ class TransformersEngine:
         self._guides = GuideMaker(
             self._prompts.tokenizer,
             ends=self._worker.ends,
-            width=self.model.get_output_embeddings().weight.shape[0],
+            width=vocabulary(self.model),
         )
 
     # ---- what it is ------------------------------------------------------------------------
@@ -132,7 +133,9 @@ class TransformersEngine:
             "type": self.model.config.model_type,
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "parameters": self.model.num_parameters(),
+            "parameters": self._checkpoint.parameters,
+            "packed": self._checkpoint.packed,
+            "weights": weight_bytes(self.model),
             "context_length": self.context_length,
             "adapters": self._worker.adapters.paths,
             "reuse": self._worker.reuses,

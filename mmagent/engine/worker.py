@@ -13,9 +13,10 @@ from mmagent.engine.adapters import AdapterRack
 from mmagent.engine.base import Chunk
 from mmagent.engine.decoding import Row, generation_config, rows_agree, step_rows
 from mmagent.engine.kvcache import ConversationCache, Remembered
-from mmagent.engine.loading import Checkpoint
+from mmagent.engine.loading import Checkpoint, vocabulary
 from mmagent.engine.prompt import Prompt, PromptBuilder
 from mmagent.engine.rowcache import RowCache, use_rows
+from mmagent.engine.rowtable import RowTable
 from mmagent.engine.scheduler import Job
 from mmagent.engine.vision import Eye
 from mmagent.engine.writing import AnswerWriter
@@ -76,6 +77,7 @@ class ModelWorker:
         self.adapters = AdapterRack(checkpoint, self.lock)
         self.by_rows = checkpoint.reusable and use_rows(self.model)
         self._agreed: bool | None = None
+        self._table = RowTable()
         self._takes = frozenset(inspect.signature(type(self.model).forward).parameters)
         self._places = checkpoint.reusable and "position_ids" in self._takes
         self.reuses = cache_bytes > 0 and checkpoint.reusable
@@ -85,7 +87,11 @@ class ModelWorker:
         self.ends = _end_tokens(self.model, prompts.tokenizer)
         # A placeholder in an answer would claim a picture that is not there.
         marks = (checkpoint.image_token_id, checkpoint.audio_token_id)
-        self.never = [mark for mark in marks if mark is not None]
+        never = {mark for mark in marks if mark is not None}
+        never |= set(self.model.generation_config.suppress_tokens or ())
+        width = vocabulary(self.model)
+        self.never = sorted(token for token in never if token < width)
+        self._never = torch.tensor(self.never, device=self.model.device) if self.never else None
 
     # ---- reading a prompt ------------------------------------------------------------------
 
@@ -126,7 +132,7 @@ class ModelWorker:
             )
         row.entry.asked = len(row.prompt.ids)
         self.cache.lend(row.entry)
-        row.never = self.never
+        row.never = self._never
         inputs = self.inputs(row.prompt, len(row.entry.keys), pixels=not self.eye.separable)
         row.prepare(self.model, inputs, self._config(row))
 
@@ -212,17 +218,20 @@ class ModelWorker:
             return
         names = [job.row.adapter for job in jobs]
         if self.adapters.can_mix(names):
-            self._together(jobs)
+            self._together(jobs, sit=True)
             return
         for name in dict.fromkeys(names):
             self._together([job for job in jobs if job.row.adapter == name])
 
-    def _together(self, jobs: Sequence[Answer]) -> None:
+    def _together(self, jobs: Sequence[Answer], *, sit: bool = False) -> None:
         """All in one step; if it fails, find out for whom by taking it one by one."""
-        before = [job.row.token for job in jobs]
         try:
+            order = self._seat(jobs) if sit else None
+            jobs = jobs if order is None else [jobs[number] for number in order]
+            before = [job.row.token for job in jobs]
             with _Running(self, [job.row.adapter for job in jobs]):
-                found = step_rows(self.model, [job.row for job in jobs])
+                rows = [job.row for job in jobs]
+                found = step_rows(self.model, rows, None if order is None else self._table)
         except BaseException as error:
             for job in jobs:
                 self._rewind(job.row)
@@ -244,6 +253,10 @@ class ModelWorker:
             except BaseException as error:
                 self._failed(job, error)
 
+    def _seat(self, jobs: Sequence[Answer]) -> list[int] | None:
+        entries = [job.row.entry for job in jobs]
+        return self._table.seat([entry.cache for entry in entries if entry is not None])
+
     def _alone(self, job: Answer) -> None:
         try:
             with _Running(self, (job.row.adapter,)):
@@ -261,8 +274,8 @@ class ModelWorker:
             kind = self.model.config.get_text_config(decoder=True).model_type
             with _Running(self, (None,)):
                 # The plainest one is known to; for all others the numbers decide.
-                width = self.model.get_output_embeddings().weight.shape[0]
-                self._agreed = kind == "llama" or rows_agree(self.model, min(width, 256))
+                width = min(vocabulary(self.model), 256)
+                self._agreed = kind == "llama" or rows_agree(self.model, width)
         return self._agreed
 
     def _rewind(self, row: Row) -> None:
@@ -281,6 +294,7 @@ class ModelWorker:
         """Remember what was computed; see `scheduler.Worker`."""
         entry = job.row.entry
         if entry is not None:
+            self._table.release(entry.cache)
             self.cache.put(entry, keep=self.reuses)
             job.row.entry = None
 
@@ -297,7 +311,7 @@ class ModelWorker:
             return torch.full((ids.shape[0],), over, device=ids.device, dtype=torch.bool)
 
         config = self._config(row)
-        config.suppress_tokens = [*(config.suppress_tokens or []), *self.never] or None
+        config.suppress_tokens = self.never or None
         with _Running(self, (row.adapter,)), torch.random.fork_rng():
             if row.sampling.seed is not None:
                 torch.manual_seed(row.sampling.seed)

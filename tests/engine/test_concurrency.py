@@ -383,10 +383,10 @@ def test_a_row_that_fails_takes_no_other_with_it(llava_engine, monkeypatch):
 
     real = worker.step_rows
 
-    def step(model, rows):
+    def step(model, rows, table):
         if any(row.sampling.max_tokens == 9 for row in rows):
             raise RuntimeError("a bad row")
-        return real(model, rows)
+        return real(model, rows, table)
 
     asked = [([HumanMessage(f"{n} cats")], GREEDY) for n in range(3)]
     expected = [answer(llava_engine, *a)[0] for a in asked]

@@ -75,6 +75,50 @@ def test_only_what_a_setting_allows_is_drawn(llava_engine, logits, setting, allo
     assert len(drawn) > 1
 
 
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 1.3}, {"num_beams": 2}])
+def test_tokens_that_the_checkpoint_suppresses_are_no_answers(tiny_text_model, tmp_path, more):
+    import json
+    import shutil
+
+    import torch
+
+    plain = TransformersEngine(str(tiny_text_model), cache_bytes=0)
+    prompt = plain._prompt(to_conversation(TELL)).ids
+    beams = more.get("num_beams", 1)
+    settings = {"max_new_tokens": 10, "do_sample": False, **more}
+    with torch.no_grad():
+        free = plain.model.generate(torch.tensor([prompt]), **settings)[0, len(prompt) :].tolist()
+        banned = sorted({*free[:3], 511})
+        wanted = plain.model.generate(torch.tensor([prompt]), suppress_tokens=banned, **settings)[
+            0, len(prompt) :
+        ].tolist()
+    assert not set(wanted) & set(banned)
+    folder = shutil.copytree(tiny_text_model, tmp_path / "model")
+    file = folder / "generation_config.json"
+    # One that the model has no logit for is in the settings of many checkpoints.
+    told = {**json.loads(file.read_text()), "suppress_tokens": [*banned, 10**6]}
+    file.write_text(json.dumps(told))
+    engine = TransformersEngine(str(folder), cache_bytes=0)
+    sampling = Sampling(max_tokens=10, temperature=0, **more)
+    assert answer(engine, sampling)[0] == engine._decode(wanted)
+    if beams == 1:
+        drawn = Sampling(max_tokens=10, temperature=5.0, seed=1, logprobs=0)
+        chances = [c for chunk in answer(engine, drawn)[1] for c in chunk.chances]
+        # What is no whole character is written like any other.
+        never = {engine._decode([token]) for token in free[:3]} - {"\ufffd"}
+        assert never
+        assert not {chance.text for chance in chances} & never
+
+
+def test_the_vocabulary_is_not_searched_for_them_at_every_token(llava_engine, monkeypatch):
+    from transformers import SuppressTokensLogitsProcessor
+
+    config = llava_engine.model.generation_config
+    monkeypatch.setattr(config, "suppress_tokens", [5, 6])
+    monkeypatch.setattr(SuppressTokensLogitsProcessor, "__call__", None)
+    assert answer(llava_engine, Sampling(max_tokens=5, temperature=0))[1][-1].usage.output_tokens
+
+
 def test_beams_find_what_is_likelier(llava_engine):
     import torch
 
