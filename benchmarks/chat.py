@@ -4,10 +4,14 @@
         [--out FILE.json] [--table FILE.md]
 
 Everything runs on the same weights, greedily, and takes turns in one process, so that a busy
-machine is busy for all. The peers: `model.generate` of transformers called anew for every turn;
-its continuous batching (`generate_batch`, text alone); and LangChain's ChatHuggingFace (text
-alone; if `langchain-huggingface` is installed). Times are medians; machines differ, so look at the
-ratios. On a GPU the same program runs unchanged.
+machine is busy for all. The peers run the model as transformers loads it: `model.generate` called
+anew for every turn; its continuous batching (`generate_batch`, text alone); and LangChain's
+ChatHuggingFace (text alone; if `langchain-huggingface` is installed). Times are medians; machines
+differ, so look at the ratios. On a GPU the same program runs unchanged.
+
+How much many users gain by asking at once depends on how long the answers are: reading prompts is
+arithmetic, which takes as long for eight at once as for one after another. So they are measured
+twice, with answers that end where the model ends them, and with answers of one length.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +95,9 @@ class Bench:
     """One model in all its guises, and what was measured."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        from mmagent.engine.loading import load_checkpoint
         from mmagent.engine.transformers_engine import TransformersEngine
+        from mmagent.models import resolve_model
 
         self.args = args
         self.chat = ChatMMAgent(model=args.model, temperature=0, max_tokens=args.tokens)
@@ -101,7 +108,9 @@ class Bench:
             model=args.model, temperature=0, max_tokens=args.tokens, cache_bytes=0
         )
         self.forgetful.load()
-        self.model = engine.model
+        # In the engine's own precision, but for what only the engine knows how to keep.
+        kind = engine.state()["dtype"]
+        self.model = load_checkpoint(str(resolve_model(args.model)), dtype=kind).model
         self.config = copy.deepcopy(self.model.generation_config)
         self.config.do_sample = False
         self.config.max_length = self.config.temperature = self.config.top_p = None
@@ -263,14 +272,36 @@ class Bench:
 
     # ---- many users ------------------------------------------------------------------------
 
+    @contextmanager
+    def endless(self) -> Iterator[None]:
+        """Answers that go on until there are enough tokens."""
+        worker, ends = self.engine._worker, self.config.eos_token_id
+        before = worker.ends
+        worker.ends, self.config.eos_token_id = frozenset({-1}), [-1]
+        try:
+            yield
+        finally:
+            worker.ends, self.config.eos_token_id = before, ends
+
+    def lengths(self) -> dict[str, float]:
+        """The same, with answers of one length."""
+        with self.endless():
+            return self.users()
+
     def users(self) -> dict[str, float]:
-        """Conversations at once, one after another, and by continuous batching."""
+        """Conversations at once, one after another, and by the peers."""
         count, tokens = self.args.users, self.args.tokens * 2
         questions = [conversation(3, number, pictures=False) for number in range(count)]
-        rates: dict[str, list[float]] = {"one after another": [], "at once": [], "peer": []}
+        rates: dict[str, list[float]] = {
+            "one after another": [], "generate": [], "at once": [], "peer": []
+        }  # fmt: skip
         waits: list[float] = []
+        lengths: list[int] = []
         text = self.text_model()
         for run in range(self.args.repeats):
+            begun = time.perf_counter()
+            plain = sum(len(self.plain(question, tokens)) for question in questions)
+            rates["generate"].append(plain / (time.perf_counter() - begun))
             self.engine.cache.clear()
             begun = time.perf_counter()
             alone = sum(self.tokens_of(question, tokens) for question in questions)
@@ -279,6 +310,7 @@ class Bench:
             made, firsts, took = self.together(questions, tokens)
             rates["at once"].append(sum(made) / took)
             waits += firsts
+            lengths += made
             if run == 0 or rates["peer"]:
                 try:
                     begun = time.perf_counter()
@@ -286,7 +318,11 @@ class Bench:
                     rates["peer"].append(found / (time.perf_counter() - begun))
                 except Exception as error:
                     print(f"generate_batch failed: {error!r}", file=sys.stderr)
+        asked = self.engine.count_tokens(to_conversation(questions[0]))
         report = {
+            "tokens of a prompt": asked,
+            "tokens of an answer": statistics.mean(lengths),
+            "generate one after another, tokens/s": statistics.median(rates["generate"]),
             "one after another, tokens/s": statistics.median(rates["one after another"]),
             f"{count} at once, tokens/s": statistics.median(rates["at once"]),
             "p50 time to first token, s": statistics.median(waits),
@@ -294,10 +330,10 @@ class Bench:
         }
         if rates["peer"]:
             report[f"generate_batch of {count}, tokens/s"] = statistics.median(rates["peer"])
-        report["at once : one after another"] = statistics.median(
-            fast / slow
-            for fast, slow in zip(rates["at once"], rates["one after another"], strict=True)
-        )
+        for other in ("generate", "one after another"):
+            report[f"at once : {other}"] = statistics.median(
+                fast / slow for fast, slow in zip(rates["at once"], rates[other], strict=True)
+            )
         return report
 
     def tokens_of(self, messages: list[BaseMessage], tokens: int) -> int:
@@ -399,8 +435,8 @@ engine = model.load()
 loaded = time.perf_counter() - begun
 for number in range(4):
     model.invoke(f"Tell me story {number}")
-weights = sum(p.nbytes for p in {id(p): p for p in engine.model.parameters()}.values())
-print(loaded, resident() - before, weights, engine.state()["remembered"]["max_bytes"])
+state = engine.state()
+print(loaded, resident() - before, state["weights"], state["remembered"]["max_bytes"])
 """
 
 
@@ -475,7 +511,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="of an answer in a conversation")
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", default="turns,stream,users,overhead,loading")
+    parser.add_argument("--parts", default="turns,stream,users,lengths,overhead,loading")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
     args = parser.parse_args()
@@ -483,6 +519,7 @@ def main() -> None:
         "turns": "Many turns",
         "stream": "One stream",
         "users": "Many users",
+        "lengths": f"Many users, with answers of {2 * args.tokens} tokens each",
         "overhead": "Around the model",
         "loading": "Loading",
     }
