@@ -101,7 +101,7 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
 
     try:
         api = HfApi()
-        api.create_repo(name, private=private, exist_ok=True)
+        place = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(folder_path=str(folder), repo_id=name)
     except Exception as error:  # its own errors, and every one of its transport
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -109,4 +109,4 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
             f"{name} could not be uploaded: {reason} Log in with `hf auth login`, and check the "
             "name."
         ) from error
-    return f"https://huggingface.co/{name}"
+    return str(place)
