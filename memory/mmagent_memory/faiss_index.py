@@ -13,8 +13,10 @@ snapshot on disk saves making it anew (`snapshots`).
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -84,6 +86,8 @@ class FaissIndex:
         self._tried = False
         self._width = _WIDTH
         self._unsure = 0
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forked(reference()))
 
     @property
     def seen(self) -> int:
@@ -108,7 +112,10 @@ class FaissIndex:
         """See that there is something to search: the snapshot, or else nothing taken in yet."""
         self.load(db, dims)
         with self._lock:
-            if self._codes is None or self._codes.index.d != dims:
+            codes = self._codes
+            # One that does not know its items was interrupted as it took some in.
+            whole = codes is not None and codes.index.ntotal == len(codes.items)
+            if codes is None or codes.index.d != dims or not whole:
                 self._codes = _empty(_sample(db, dims), moment.scrubs)
 
     def load(self, db: sqlite3.Connection, dims: int) -> None:
@@ -182,9 +189,8 @@ class FaissIndex:
         with read() as db:
             moment = moment_of(db)
             with self._lock:
-                if self._codes is None:
-                    # At once for all: whoever searches meanwhile takes in the rest of it.
-                    self.prepare(db, moment, dims)
+                # At once for all: whoever searches meanwhile takes in the rest of it.
+                self.prepare(db, moment, dims)
                 fresh = self.stale(moment)
                 codes = _empty(_sample(db, dims), moment.scrubs) if fresh else self._codes
                 assert codes is not None
@@ -219,6 +225,11 @@ class FaissIndex:
         with self._lock:
             self._codes, self._saved, self._tried = None, 0, True
 
+    def after_fork(self) -> None:
+        """Begin anew in a child: another thread may have been amid a change, with the lock."""
+        self._lock = threading.RLock()
+        self._codes, self._saved, self._tried = None, 0, False
+
     def _extend(self, db: sqlite3.Connection, codes: _Codes) -> None:
         while _take(db, codes, _BATCH):
             pass
@@ -243,16 +254,21 @@ class FaissIndex:
             self._saved = seen
 
 
+def _forked(index: FaissIndex | None) -> None:
+    if index is not None:
+        index.after_fork()
+
+
 def _empty(sample: Matrix, scrubs: int) -> _Codes:
     import faiss
 
     dims = sample.shape[1]
-    turn = faiss.RandomRotationMatrix(dims, dims)
-    turn.init(_TURN)
-    codes: Any = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
-    codes.qb = _QUERY_BITS
-    index = faiss.IndexPreTransform(turn, codes)
-    with one_thread():
+    with one_thread():  # Also for a child of a fork, in which FAISS's other threads are missing.
+        turn = faiss.RandomRotationMatrix(dims, dims)
+        turn.init(_TURN)
+        codes: Any = faiss.IndexRaBitQFastScan(dims, faiss.METRIC_INNER_PRODUCT)
+        codes.qb = _QUERY_BITS
+        index = faiss.IndexPreTransform(turn, codes)
         index.train(sample)
     return _Codes(index, np.zeros(0, dtype=np.int64), scrubs)
 

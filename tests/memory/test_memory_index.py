@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -307,6 +310,44 @@ def test_the_first_search_takes_in_what_the_index_lacks(tmp_path: Path, monkeypa
             assert not store.blocks._blocks  # Everything was not read into memory for it.
             store.wait_for_index()
     assert known == [0, 600]  # The snapshot of the first was the start of the second.
+
+
+def test_an_index_that_was_interrupted_is_made_anew(large, monkeypatch):
+    store, _ = large
+    store.put(("u", "x"), "new", {"n": "4"})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mmagent_memory.faiss_index.np.concatenate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.search(("u",), query="4", limit=3)
+    store.put(("u", "x"), "newer", {"n": "4"})
+    assert {"new", "newer", "4"} == {item.key for item in indexed(store, ("u",), 4)[:3]}
+    assert store.index._codes.index.ntotal == len(store.index._codes.items)
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_lacks(large):
+    store, _ = large
+    locked, done = threading.Event(), threading.Event()
+
+    def work():
+        with store.index._lock:
+            locked.set()
+            done.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    locked.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)  # It would wait for good.
+        os._exit(0 if store.search(("u",), query="7", limit=3)[0].key == "7" else 1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_what_was_erased_is_not_in_a_later_snapshot(large):
