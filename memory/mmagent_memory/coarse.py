@@ -24,7 +24,8 @@ _FROM = 4096
 """Vectors from which this is quicker than to multiply them as they are."""
 _ASKED = 2
 """Searches before the bytes are made: who asks once should not wait for that."""
-_BATCH = 4096
+_BATCH = 256
+"""Rows that are rounded at a time, so that it takes little memory."""
 _MIDDLE = 128
 _LARGEST = 127
 _SLACK = 1e-5
@@ -102,12 +103,14 @@ class Coarse:
             known = 0
         if not self._scale:
             return  # Nothing but zeros.
-        for part in _parts(matrix[known:]):
-            codes: Matrix = np.rint(part * np.float32(self._scale))
-            left = part - codes / np.float32(self._scale)
-            self._off = max(self._off, float(np.sqrt(_squares(left).max())))
-            self._longest = max(self._longest, float(np.sqrt(_squares(part).max())))
-            self._index.add_sa_codes((codes + _MIDDLE).astype(np.uint8))
+        codes = np.empty((len(matrix) - known, matrix.shape[1]), dtype=np.uint8)
+        for place, part in enumerate(_parts(matrix[known:])):
+            rounded: Matrix = np.rint(part * np.float32(self._scale))
+            left = part - rounded / np.float32(self._scale)
+            self._off = max(self._off, math.sqrt(float(_squares(left).max())))
+            self._longest = max(self._longest, math.sqrt(float(_squares(part).max())))
+            codes[place * _BATCH : (place + 1) * _BATCH] = rounded + _MIDDLE
+        self._index.add_sa_codes(codes)
 
     def _begin(self, dims: int, largest: float) -> None:
         import faiss
