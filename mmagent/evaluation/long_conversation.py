@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def _measured(turns: list[Said], asked: list[Probe], budget: int) -> dict[str, A
             "median": round(statistics.median(seconds), 3),
             "median_first_half": round(statistics.median(seconds[:half] or seconds), 3),
             "median_second_half": round(statistics.median(seconds[half:]), 3),
+            "median_by_quarter": _quarters(seconds),
             "slope_per_100_turns": None if grows is None else round(grows * 100, 4),
         },
         "failures": [
@@ -170,6 +172,13 @@ def _measured(turns: list[Said], asked: list[Probe], budget: int) -> dict[str, A
         ],
         "turns": [turn.as_dict() for turn in turns],
     }
+
+
+def _quarters(seconds: list[float]) -> list[float]:
+    """Medians of the four quarters; the prompt grows to its budget in the first ones."""
+    bounds = [len(seconds) * part // 4 for part in range(5)]
+    parts = [seconds[a:b] for a, b in pairwise(bounds)]
+    return [round(statistics.median(part), 3) for part in parts if part]
 
 
 def long_table(report: dict[str, Any]) -> str:
@@ -193,6 +202,8 @@ def long_table(report: dict[str, Any]) -> str:
         ("slope_per_100_turns", "seconds a turn more after 100 turns"),
     ):
         rows.append([words, *(str(run["seconds"][key]) for run in runs)])
+    quarters = [", ".join(map(str, run["seconds"]["median_by_quarter"])) for run in runs]
+    rows.append(["median seconds a turn, by quarter", *quarters])
     title = f"{report['turns']} turns, budget {report['budget']:,} tokens, {report['persona']}"
     if report["together"] > 1:
         title += ", both conversations held at the same time"

@@ -70,6 +70,9 @@ def test_a_good_model_with_memory_and_without() -> None:
     table = long_table(report)
     assert "| prompts over the budget | 0 | 0 |" in table
     assert "| facts told by the user | 100.0%" in table
+    quarters = on["seconds"]["median_by_quarter"]
+    assert len(quarters) == 4
+    assert f"| median seconds a turn, by quarter | {', '.join(map(str, quarters))} |" in table
 
 
 def test_both_conversations_are_held_turn_by_turn_at_the_same_time() -> None:
