@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test conformance faults lint pull format bench-chat bench-memory bench-recall eval-tiny train-tiny clean
+.PHONY: help demo test conformance faults lint pull format bench-chat bench-memory bench-objectives bench-recall eval-tiny train-tiny clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ bench-recall: $(VENV)/.dev  ## Measure what memory finds (DIALOGUES=FOLDER in th
 SIZES := 1000,10000,100000
 bench-memory: $(VENV)/.dev $(PEERS)/.done  ## Measure the memory beside other stores (SIZES=1000,10000,100000; half an hour on two cores).
 	$(BIN)/python benchmarks/memory.py --sizes $(SIZES) --python $(PEERS)/bin/python --out docs/measured/memory.json --table docs/measured/memory.md $(ARGS)
+
+bench-objectives: $(VENV)/.train  ## Train every objective of `mmagent finetune` on drawn examples (a quarter of an hour on two cores).
+	$(BIN)/python benchmarks/objectives.py --out docs/measured/objectives.json --table docs/measured/objectives.md $(ARGS)
 
 # How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
 # was interrupted; what is there is not made again. To begin with the shipped tower and weights:
