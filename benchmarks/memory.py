@@ -181,6 +181,8 @@ def ours(found: dict[str, Any], size: int) -> str:
             f"one user's search beside a process that burns a core p50 {beside['p50_ms']:.2f}, "
             f"p95 {beside['p95_ms']:.2f} ms ({beside['p95_ms'] / beside['p50_ms']:.1f}×);"
         )
+    if "first_p50_ms" in alone:
+        parts.append(f"each question asked for the first time p50 {alone['first_p50_ms']:.2f} ms;")
     if "first_wide_s" in found:
         parts.append(f"first search over all {found['first_wide_s']:.2f} s.")
     return "- " + " ".join(parts)
