@@ -64,7 +64,8 @@ def content_checksum(
         words: The four columns of full text.
         kinds: The kinds of its vectors.
     """
-    body, about, caption, context = [word or "" for word in words]
+    body, about, caption, context = words
+    body, about, caption, context = body or "", about or "", caption or "", context or ""
     said = "".join((value, fields or "", body, about, caption, context))
     lengths = _LENGTHS.pack(
         # No fields and no words are not the same as empty ones.

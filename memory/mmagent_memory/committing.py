@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from mmagent_memory.database import Database
-from mmagent_memory.writer import NamespaceNumbers, PreparedPut, Writer
+from mmagent_memory.rows import BulkRows
+from mmagent_memory.writer import Known, PreparedPut, Writer
 
 __all__ = ["Committer"]
 
@@ -23,10 +24,13 @@ _LONGEST_WAIT = 0.001
 
 
 class _Work:
-    __slots__ = ("done", "error", "puts", "turn")
+    __slots__ = ("applied", "done", "error", "puts", "turn")
 
-    def __init__(self, puts: Sequence[PreparedPut]) -> None:
+    def __init__(
+        self, puts: Sequence[PreparedPut] | BulkRows, applied: Callable[[], None] | None
+    ) -> None:
         self.puts = puts
+        self.applied = applied
         self.done = False
         self.error: Exception | None = None
         self.turn: threading.Event | None = None
@@ -38,22 +42,37 @@ class Committer:
 
     Args:
         database: Where to.
-        check: Called in each transaction first; an error it raises refuses the writes.
+        check: Called in a transaction before anything is written, unless nobody else has written
+            since the last one; an error it raises refuses the writes.
     """
 
     def __init__(self, database: Database, check: Callable[[sqlite3.Connection], None]) -> None:
         self._database = database
         self._check = check
         self._newest = 0
+        self._words_due = False
         self._process = os.getpid()
-        self._namespaces = NamespaceNumbers()
+        self._known = Known()
         self._queue: list[_Work] = []
         self._changed = threading.Condition()
         self._led = False
         self._last_size, self._last_took = 1, 0.0
 
-    def write(self, puts: Sequence[PreparedPut]) -> int:
+    @property
+    def words_due(self) -> bool:
+        """Whether many words waited for full text after the last transaction."""
+        return self._words_due
+
+    def write(
+        self,
+        puts: Sequence[PreparedPut] | BulkRows,
+        applied: Callable[[], None] | None = None,
+    ) -> int:
         """Write and remove items, all or none; on disk when this returns.
+
+        Args:
+            puts: The items.
+            applied: Called when only the commit is left to do.
 
         Returns:
             The change sequence after it.
@@ -61,7 +80,7 @@ class Committer:
         if os.getpid() != self._process:
             # The queue and its lock are those of the parent's threads.
             self.__init__(self._database, self._check)  # type: ignore[misc]
-        work = _Work(puts)
+        work = _Work(puts, applied)
         with self._changed:
             leads, self._led = not self._led, True
             if not leads:
@@ -132,10 +151,15 @@ class Committer:
 
     def _write(self, works: list[_Work]) -> None:
         with self._database.writing() as db:
-            self._check(db)
-            writer = Writer(db, self._namespaces)
+            writer = Writer(db, self._known)
+            if not writer.unchanged:
+                self._check(db)
             for work in works:
                 writer.apply(work.puts)
             writer.finish()
+            db.newest = writer.newest
+            for work in works:
+                if work.applied:
+                    work.applied()
         writer.committed()
-        self._newest = writer.newest
+        self._newest, self._words_due = writer.newest, writer.words_due

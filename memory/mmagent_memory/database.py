@@ -18,12 +18,12 @@ from mmagent_memory.errors import (
     MissingStoreError,
     ReadOnlyStoreError,
     StoreBusyError,
-    StoreFullError,
 )
 from mmagent_memory.highwater import HIGH_WATER, HighWater, newest_change
 from mmagent_memory.moments import Moment
 from mmagent_memory.replacing import finish
 from mmagent_memory.schema import PAGE_SIZE, create_or_check
+from mmagent_memory.sqlite_errors import damaged, in_our_words
 
 __all__ = ["BUSY_MS", "DATABASE", "MARKER", "Database"]
 
@@ -32,43 +32,13 @@ MARKER = "store.txt"
 """Says that a store was made here, so that a vanished database is noticed, not made anew."""
 _MARK = "A memory store of mmagent lives in this folder; its data is in memory.sqlite3.\n"
 _CACHE_KB = 8192
+_LOAD_CACHE_KB = 65_536
+"""What a bulk load writes in one transaction should fit, so that each page is written once."""
 _LOG_PAGES = 4096
+_LOAD_LOG_PAGES = 131_072
+"""Of a bulk load: its log is folded when it is done, which would take half of its time."""
 BUSY_MS = 30_000
 """How long another process may hold the store before that is an error."""
-_DAMAGED = (
-    "is damaged; `python -m mmagent_memory verify FOLDER` names what is hurt, and `repair` "
-    "instead of `verify` saves what is whole"
-)
-_CODES: dict[str, tuple[type[MemoryStoreError], str]] = {
-    "SQLITE_READONLY": (
-        ReadOnlyStoreError,
-        "cannot be written; make the folder writable (chmod u+w), or copy the store elsewhere",
-    ),
-    "SQLITE_CANTOPEN": (
-        ReadOnlyStoreError,
-        "cannot be opened; make the folder readable and writable, or choose another one",
-    ),
-    "SQLITE_PERM": (ReadOnlyStoreError, "may not be opened; change its permissions"),
-    "SQLITE_FULL": (StoreFullError, "cannot grow, the disk is full; make room and try again"),
-    "SQLITE_IOERR": (
-        StoreFullError,
-        "could not be read or written by the system; check the disk and its free space",
-    ),
-    "SQLITE_BUSY": (
-        StoreBusyError,
-        "was held by another process for too long; try again, or close the other program",
-    ),
-    "SQLITE_LOCKED": (StoreBusyError, "is locked by another connection; try again"),
-    "SQLITE_CORRUPT": (
-        CorruptStoreError,
-        _DAMAGED,
-    ),
-    "SQLITE_NOTADB": (
-        CorruptStoreError,
-        "is no database any more; `python -m mmagent_memory repair FOLDER` saves what is whole, "
-        "or put back a copy from a backup",
-    ),
-}
 
 
 class Connection(sqlite3.Connection):
@@ -76,9 +46,11 @@ class Connection(sqlite3.Connection):
 
     Attributes:
         moment: What it saw then; see `moments`.
+        newest: The change sequence after what was written in this transaction, if that is known.
     """
 
     moment: Moment | None = None
+    newest: int | None = None
 
 
 class Database:
@@ -98,10 +70,13 @@ class Database:
         self.file = folder / DATABASE
         self._lock = threading.RLock()
         self._pool = threading.Lock()
-        self._writer: sqlite3.Connection | None = None
+        self._writer: Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self._high_water = HighWater(folder)
+        self._loads = 0
+        self._unfolded = False
+        self._folding = threading.Lock()
         marker = folder / MARKER
         with self.translated():
             if not create and not self.file.exists() and not marker.exists():
@@ -142,9 +117,7 @@ class Database:
                 self._give_back(db)
 
     @contextmanager
-    def writing(
-        self, *, durable: bool = True, patience_ms: int = BUSY_MS
-    ) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durable: bool = True, patience_ms: int = BUSY_MS) -> Iterator[Connection]:
         """Give the writing connection in a transaction: committed on leaving, or undone.
 
         Args:
@@ -164,8 +137,9 @@ class Database:
                 db.execute("PRAGMA synchronous = NORMAL")
             try:
                 db.execute("BEGIN IMMEDIATE")
+                db.newest = None
                 yield db
-                newest = newest_change(db) if durable else 0
+                newest = db.newest or newest_change(db) if durable else 0
                 db.execute("COMMIT")
             except BaseException:
                 # A failed COMMIT may have ended the transaction by itself.
@@ -179,6 +153,43 @@ class Database:
                     db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
             if durable:
                 self._high_water.note(db, newest)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Write much: more in memory at once, and more in the log, until `fold` is called."""
+        with self.translated(), self._lock:
+            self._loads += 1
+            self._unfolded = True
+            self._suit(self.writer())
+        try:
+            yield
+        finally:
+            with suppress(sqlite3.Error), self._lock:
+                self._loads -= 1
+                if self._writer is not None:
+                    self._suit(self._writer)
+
+    def fold(self) -> None:
+        """Fold the log that a load left into the database; who writes or reads does not wait."""
+        if not self._unfolded:
+            return
+        with self.translated(), self._folding:
+            self._check()
+            with closing(self._connect()) as db:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        with self.translated(), self._lock:
+            self._unfolded = self._loads > 0
+            self._suit(self.writer())
+
+    def _suit(self, db: sqlite3.Connection) -> None:
+        """Set how much a connection keeps in memory, and how long it lets the log grow."""
+        db.execute(f"PRAGMA cache_size = -{_LOAD_CACHE_KB if self._loads else _CACHE_KB}")
+        pages = _LOAD_LOG_PAGES if self._unfolded else _LOG_PAGES
+        # The log is folded into the database every so many pages, and kept no larger after.
+        db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        db.execute(f"PRAGMA journal_size_limit = {pages * PAGE_SIZE}")
+        if not self._loads:
+            db.execute("PRAGMA shrink_memory")
 
     @contextmanager
     def _locked(self, seconds: float) -> Iterator[None]:
@@ -209,7 +220,7 @@ class Database:
         """Whether `close` was called."""
         return self._closed
 
-    def writer(self) -> sqlite3.Connection:
+    def writer(self) -> Connection:
         """Return the writing connection; hold the lock while using it."""
         self._check()
         if self._writer is None:
@@ -217,7 +228,9 @@ class Database:
         return self._writer
 
     def drop_readers(self) -> None:
-        """Close idle reading connections, so that none keeps old pages alive."""
+        """Close connections that nobody is using, so that none keeps old pages alive."""
+        with self._folding:
+            pass
         with self._pool:
             while self._idle:
                 self._idle.pop().close()
@@ -240,10 +253,10 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise self._in_our_words(error) from error
+            raise in_our_words(error, self.file) from error
         except UnicodeDecodeError as error:
             # Python cannot read every message of SQLite about a broken database.
-            raise CorruptStoreError(f"The memory in {self.file} {_DAMAGED} ({error}).") from error
+            raise damaged(error, self.file) from error
         except OSError as error:
             if isinstance(error, MemoryStoreError):
                 raise
@@ -252,21 +265,7 @@ class Database:
                 "choose a folder that you can write."
             ) from error
 
-    def _in_our_words(self, error: sqlite3.Error) -> MemoryStoreError:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        for prefix, (kind, words) in _CODES.items():
-            if name.startswith(prefix):
-                return kind(f"The memory in {self.file} {words} ({error}).")
-        if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
-            return CorruptStoreError(f"The memory in {self.file} lacks a table ({error}).")
-        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
-            return CorruptStoreError(
-                f"A text in {self.file} is damaged; `python -m mmagent_memory verify FOLDER` names "
-                f"what is hurt, and `repair` saves what is whole ({error})."
-            )
-        return MemoryStoreError(f"The memory in {self.file} could not be used: {error}.")
-
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         db = sqlite3.connect(
             self.file,
             timeout=BUSY_MS / 1000,
@@ -277,10 +276,7 @@ class Database:
         try:
             db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # Of a new file only.
             db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-            # The log is folded into the database every so many pages, and kept no larger after.
-            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_SIZE}")
+            self._suit(db)
             db.execute("PRAGMA secure_delete = ON")
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA trusted_schema = OFF")
@@ -350,6 +346,7 @@ class Database:
         # belong to the process that took them. They are kept so that nothing closes them.
         self._inherited = (self._writer, self._idle)
         self._writer, self._idle = None, []
+        self._loads, self._unfolded, self._folding = 0, False, threading.Lock()
         self._lock = threading.RLock()
         self._pool = threading.Lock()
 

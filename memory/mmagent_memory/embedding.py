@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "mmagent_memory.embedders"
+_UNIT = 4e-6
+"""How far the square of a length may be from 1: what float32 can tell."""
 _PROBE = "A probe: the quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸。"
 
 Matrix = NDArray[np.float32]
@@ -164,17 +166,15 @@ def checked(embed: Callable[[], Any], count: int, name: str) -> Matrix:
             f"The embedder {name} returned an array of shape {rows.shape} for {count} "
             "inputs; it must return one vector for each. Nothing was stored."
         )
+    squares = np.einsum("ij,ij->i", rows, rows)
+    if (np.abs(squares - 1.0) <= _UNIT).all():  # As most embedders make them.
+        return np.ascontiguousarray(rows)
     # In double precision: the square of a large float32 overflows.
-    if count == 1:
-        precise = rows.astype(np.float64)
-        lengths = np.sqrt(precise @ precise[0])
-    else:
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     if not np.isfinite(lengths).all():
         raise EmbeddingError(
             f"The embedder {name} returned NaN or infinity; such a vector finds nothing. "
             "Nothing was stored; check the model."
         )
     lengths[lengths == 0] = 1.0
-    unit = rows / lengths[:, None]
-    return np.ascontiguousarray(unit, dtype=np.float32)
+    return np.ascontiguousarray(rows / lengths[:, None], dtype=np.float32)

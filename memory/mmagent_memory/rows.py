@@ -24,6 +24,7 @@ __all__ = [
     "IMAGE",
     "MAX_VECTORS",
     "TEXT",
+    "BulkRows",
     "FullText",
     "Picture",
     "Put",
@@ -32,6 +33,7 @@ __all__ = [
     "bytes_of",
     "labels_of",
     "now_us",
+    "pack_each",
     "pack_vectors",
     "path_of",
     "to_json",
@@ -118,6 +120,17 @@ class Put:
     keep_existing: bool = False
     vectors: Vectors | None = None
     created_us: int | None = None
+
+
+@dataclass(slots=True)
+class BulkRows:
+    """Items of a bulk load, ready to be written.
+
+    Attributes:
+        rows: (path, key, JSON of the value, words, kinds, vectors, checksum of the content) each.
+    """
+
+    rows: list[tuple[bytes, bytes, str, str, bytes, bytes, int]]
 
 
 @dataclass(slots=True)
@@ -281,6 +294,14 @@ def pack_vectors(vectors: Vectors | None) -> tuple[bytes, bytes]:
     data = vectors.matrix.astype("<f4", copy=False).tobytes()
     crc = zlib.crc32(data, zlib.crc32(vectors.kinds))
     return vectors.kinds, data + crc.to_bytes(4, "little")
+
+
+def pack_each(matrix: Matrix) -> list[bytes]:
+    """Return the numbers of items that have one vector each, of a text, as `pack_vectors` does."""
+    data = matrix.astype("<f4", copy=False).tobytes()
+    size, begun = 4 * matrix.shape[1], zlib.crc32(bytes([TEXT]))
+    parts = [data[place : place + size] for place in range(0, len(data), size)]
+    return [part + zlib.crc32(part, begun).to_bytes(4, "little") for part in parts]
 
 
 def unpack_vectors(number: int, kinds: bytes, blob: bytes, dims: int) -> Matrix:

@@ -7,21 +7,17 @@ and, across more than one user's memories, in a FAISS index that is one too (`fa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from langgraph.store.base import (
     GetOp,
     ListNamespacesOp,
-    PutOp,
     Result,
     SearchOp,
     TTLConfig,
-    validate_op_namespace,
 )
 
 from mmagent_memory.blocks import BlockCache
@@ -33,9 +29,10 @@ from mmagent_memory.errors import MemoryStoreError, StoreBusyError
 from mmagent_memory.faiss_index import FaissIndex
 from mmagent_memory.filters import matches
 from mmagent_memory.indexer import Indexer
+from mmagent_memory.loading import BulkItem, Loader
 from mmagent_memory.nearest_rows import Wanted
 from mmagent_memory.reembedding import reembed
-from mmagent_memory.rows import Put, Row, Vectors, now_us
+from mmagent_memory.rows import BulkRows, Put, Row, now_us
 from mmagent_memory.search import Reader, nearest
 from mmagent_memory.surface import ReadOp, StoreSurface, item_of, search_item_of
 from mmagent_memory.text import question_words
@@ -43,17 +40,12 @@ from mmagent_memory.vectorizer import Vectorizer, words_of
 from mmagent_memory.words import index_words
 from mmagent_memory.writer import PreparedPut, Writer
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["EXACT_LIMIT", "FaissStore"]
 
 EXACT_LIMIT = 20_000
 """Items up to which a search compares every vector of its scope."""
 _SETTLE_MS = 500
 """How long a search waits for other writers, to take new words into full text."""
-_BULK = 10_000
-"""Items of one transaction in a bulk load."""
 _BEHIND = 20_000
 """Changes that a search takes into the index, after which a snapshot of it is written."""
 
@@ -108,27 +100,26 @@ class FaissStore(StoreSurface):
 
     def write(self, puts: Sequence[Put]) -> None:
         """Write and remove items in one transaction; on disk when this returns."""
-        self._commit(self._prepared(puts, None))
-
-    def _prepared(
-        self, puts: Sequence[Put], vectors: Sequence[Vectors | None] | None
-    ) -> list[PreparedPut]:
-        """Do all that can be done before the transaction: JSON, words, vectors, checksums."""
+        # All that can be done before the transaction: JSON, words, vectors, checksums.
         prepared = [PreparedPut(put, words_of(put)) for put in puts]
-        if vectors is None:
-            vectors = self.vectorizer.vectors_of(puts)
-        for one, mine in zip(prepared, vectors, strict=True):
-            one.with_vectors(mine)
-        return prepared
+        for one, vectors in zip(prepared, self.vectorizer.vectors_of(puts), strict=True):
+            one.with_vectors(vectors)
+        self._commit(prepared)
 
-    def _commit(self, prepared: Sequence[PreparedPut]) -> None:
-        newest = self._committer.write(prepared)
+    def _commit(
+        self,
+        ready: Sequence[PreparedPut] | BulkRows,
+        applied: Callable[[], None] | None = None,
+    ) -> None:
+        newest = self._committer.write(ready, applied)
+        if self._committer.words_due:
+            self._indexer.follow_up()
         if self.vectorizer.enabled and newest > self.exact_limit:
             self._indexer.notice(newest)
 
     def bulk(
         self,
-        items: Iterable[tuple[tuple[str, ...], str, dict[str, Any]]],
+        items: Iterable[BulkItem],
         *,
         vectors: Any = None,
         progress: Callable[[int], None] | None = None,
@@ -145,36 +136,12 @@ class FaissStore(StoreSurface):
                 store's embedder makes them. None: they are made now.
             progress: Called with how many items are stored, after each batch.
         """
-        told = progress or (lambda _: None)
-        done = begun = 0
-        known: set[tuple[str, ...]] = set()
-        with ThreadPoolExecutor(1, "mmagent-bulk") as disk:
-            written: Future[None] | None = None
-            try:
-                for batch in _batches(items):
-                    puts = []
-                    for namespace, key, value in batch:
-                        if namespace not in known:
-                            validate_op_namespace(PutOp(namespace, key, value))
-                            known.add(namespace)
-                        puts.append(Put(namespace, key, value))
-                    part = None
-                    if vectors is not None:
-                        part = self.vectorizer.given(vectors[begun : begun + len(puts)], len(puts))
-                    prepared = self._prepared(puts, part)
-                    if written is not None:
-                        before, written = written, None
-                        before.result()
-                        done = begun
-                        told(done)
-                    begun += len(puts)
-                    written = disk.submit(self._commit, prepared)
-            finally:
-                if written is not None:
-                    written.result()
-                    done = begun
-                    told(done)
-        return done
+        loader = Loader(self.vectorizer.vectors_of, self.vectorizer.given, self._commit)
+        try:
+            with self._indexer.held(), self.database.loading():
+                return loader.load(items, vectors, progress or (lambda _: None))
+        finally:
+            self._indexer.follow_up()
 
     def sweep_ttl(self) -> int:
         """Remove every expired item; return how many went.
@@ -307,10 +274,3 @@ class FaissStore(StoreSurface):
     def wait_for_index(self) -> None:
         """Wait until the index that is being made in the background, if any, is done."""
         self._indexer.wait()
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield items a batch at a time."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BULK)):
-        yield batch

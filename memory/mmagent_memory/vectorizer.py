@@ -22,7 +22,7 @@ from mmagent_memory.errors import EmbedderChangedError, EmbeddingError, MemoryUs
 from mmagent_memory.rows import IMAGE, TEXT, FullText, Put, Vectors
 from mmagent_memory.text import prepare
 
-__all__ = ["Vectorizer", "indexed_texts", "words_of"]
+__all__ = ["Vectorizer", "body_of", "indexed_texts", "words_of"]
 
 
 class Vectorizer:
@@ -82,6 +82,8 @@ class Vectorizer:
         """Return the vectors of each put; equal texts are embedded once."""
         if not self.enabled:
             return [put.vectors for put in puts]
+        if len(puts) == 1 and (found_one := self._vectors_of_one(puts[0])):
+            return [found_one]
         texts: dict[str, int] = {}
         pictures: dict[bytes, tuple[int, bytes]] = {}
         wanted: list[tuple[list[int], list[int]]] = []
@@ -114,7 +116,18 @@ class Vectorizer:
             found.append(Vectors(kinds, np.concatenate(parts)) if parts else put.vectors)
         return found
 
-    def given(self, vectors: Any, count: int) -> list[Vectors]:
+    def _vectors_of_one(self, put: Put) -> Vectors | None:
+        """Return the vectors of a put of one text and no pictures, as most are; None for others."""
+        if put.value is None or put.vectors is not None or put.pictures:
+            return None
+        texts = indexed_texts(put.value, put.index, self.fields)
+        if len(texts) != 1:
+            return None
+        matrix = self._resolve().texts(texts)
+        self._check_dims(matrix.shape[1])
+        return Vectors(bytes([TEXT]), matrix)
+
+    def given(self, vectors: Any, count: int) -> Matrix:
         """Return vectors that were made elsewhere, checked as those of the embedder are.
 
         Args:
@@ -130,8 +143,7 @@ class Vectorizer:
         if len(matrix):
             self._resolve()
             self._check_dims(matrix.shape[1])
-        kind = bytes([TEXT])
-        return [Vectors(kind, matrix[place : place + 1]) for place in range(count)]
+        return matrix
 
     def _resolve(self) -> CheckedEmbedder:
         with self._lock:
@@ -206,11 +218,20 @@ def words_of(put: Put) -> FullText:
         return put.texts
     if put.value is None or put.index is False:
         return FullText()
+    return FullText(body=body_of(put.value, put.key))
+
+
+def body_of(value: Any, key: str) -> str:
+    """Return the words by which a value is found where nothing else is said.
+
+    Raises:
+        MemoryUsageError: It holds itself.
+    """
     try:
-        return FullText(body=prepare("\n".join(_words_in(put.value))))
+        return prepare("\n".join(_words_in(value)))
     except RecursionError:
         raise MemoryUsageError(
-            f"The value of {put.key!r} holds itself, or is nested hundreds of levels deep; store "
+            f"The value of {key!r} holds itself, or is nested hundreds of levels deep; store "
             "strings, numbers, lists and mappings."
         ) from None
 
@@ -222,6 +243,8 @@ def indexed_texts(
     if index is False:
         return []
     paths = fields if index is None else index
+    if len(paths) == 1 and paths[0].isidentifier() and type(value.get(paths[0])) is str:
+        return [value[paths[0]]]  # What follows would find the same, slower.
     return [text for path in paths for text in get_text_at_path(dict(value), path)]
 
 
@@ -229,8 +252,12 @@ def _words_in(value: Any) -> list[str]:
     """Return every string in a value, however deep."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, dict):
-        return [word for inner in value.values() for word in _words_in(inner)]
-    if isinstance(value, list | tuple):
-        return [word for inner in value for word in _words_in(inner)]
-    return []
+    if not isinstance(value, dict | list | tuple):
+        return []
+    found: list[str] = []
+    for inner in value.values() if isinstance(value, dict) else value:
+        if type(inner) is str:
+            found.append(inner)
+        else:
+            found += _words_in(inner)
+    return found

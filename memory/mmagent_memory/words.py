@@ -19,26 +19,32 @@ def words_upto(db: sqlite3.Connection) -> int:
     return int(found[0]) if found else 0
 
 
-def index_words(db: sqlite3.Connection) -> None:
+def index_words(db: sqlite3.Connection, most: int | None = None) -> bool:
     """Bring full text up to the items: take in what is new, take out what is gone.
 
     Args:
         db: The writing connection, in a transaction.
+        most: Changes to take in; None for all.
+
+    Returns:
+        Whether there is more to take in.
     """
     seen, newest = words_upto(db), _newest(db)
-    if newest > seen:
+    upto = newest if most is None else min(newest, seen + most)
+    if upto > seen:
         db.execute(
             f"INSERT INTO full_text (rowid, {_COLUMNS}) SELECT id, {_COLUMNS} FROM items "  # noqa: S608
-            "WHERE id > ? AND body IS NOT NULL ORDER BY id",
-            (seen,),
+            "WHERE id > ? AND id <= ? AND body IS NOT NULL ORDER BY id",
+            (seen, upto),
         )
-        db.execute("UPDATE meta SET value = ? WHERE name = 'words'", (newest,))
+        db.execute("UPDATE meta SET value = ? WHERE name = 'words'", (upto,))
     if db.execute("SELECT 1 FROM leaving LIMIT 1").fetchone():
         db.execute(
             f"INSERT INTO full_text (full_text, rowid, {_COLUMNS}) "  # noqa: S608
             f"SELECT 'delete', id, {_COLUMNS} FROM leaving"
         )
         db.execute("DELETE FROM leaving")
+    return newest > upto
 
 
 def _newest(db: sqlite3.Connection) -> int:

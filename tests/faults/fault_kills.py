@@ -20,6 +20,9 @@ from format_1 import add_item, make_store
 
 from mmagent_memory import LongTermMemory
 from mmagent_memory import faiss_index as faiss_index_module
+from mmagent_memory import indexer as indexer_module
+from mmagent_memory import loading as loading_module
+from mmagent_memory import writer as writer_module
 from mmagent_memory.checking import repair
 from mmagent_memory.database import DATABASE, MARKER
 from mmagent_memory.errors import MissingStoreError
@@ -215,6 +218,30 @@ def _bulk(folder: Path, tell: Tell, chance: random.Random) -> None:
             tell({"done": dict.fromkeys(names, 2)})
 
 
+def _load(folder: Path, tell: Tell, chance: random.Random) -> None:
+    """A load in batches: each is there when it is heard of, and what follows behind may be cut."""
+    loading_module.BULK = 30
+    writer_module._WORDS_FAR_BEHIND = 40  # type: ignore[attr-defined]
+    indexer_module._REST = 0.001  # type: ignore[attr-defined]
+    label = f"l{chance.randrange(10**6)}"
+    with open_store(folder) as store:
+        for number in range(4):
+            names = [f"{label}/{number}-{one}" for one in range(chance.choice((20, 100)))]
+            items = [
+                ((label,), n.split("/")[1], {"version": 2, "text": text_of(n, 2)}) for n in names
+            ]
+            told = [0]
+
+            def heard(done: int, names: list[str] = names, told: list[int] = told) -> None:
+                tell({"done": dict.fromkeys(names[told[0] : done], 2)})
+                told[0] = done
+
+            for begun in range(0, len(names), loading_module.BULK):
+                tell({"begin": dict.fromkeys(names[begun : begun + loading_module.BULK], 2)})
+            store.bulk(items, progress=heard)
+            _put(store, tell, label, f"{number}-after", 3)
+
+
 def _fill(folder: Path, tell: Tell) -> None:
     with open_store(folder) as store:
         names = [f"{label}/{one}" for label in ("keep", "memory") for one in range(40)]
@@ -319,7 +346,8 @@ def _upgrade(folder: Path, tell: Tell, chance: random.Random) -> None:
 KILLS = (
     Killing("write one at a time", _write),
     Killing("write and delete pictures", _remember),
-    Killing("bulk load", _bulk, steps=500, life=2),
+    Killing("write many at once", _bulk, steps=500, life=2),
+    Killing("bulk load", _load, steps=300, life=2),
     Killing("make a store", _open, steps=60, life=1),
     Killing("erase and forget", _erase, prepare=_fill, steps=200, traces=True),
     Killing("save the index", _snapshot, prepare=_fill, steps=250),

@@ -14,7 +14,9 @@ from langgraph.store.base import PutOp
 from mmagent_memory import FaissStore, HashEmbedder
 from mmagent_memory import committing as committing_module
 from mmagent_memory.checking import verify
+from mmagent_memory.erasing import erase
 from mmagent_memory.errors import EmbeddingError, MemoryUsageError
+from mmagent_memory.writer import Writer
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_a_batch_with_new_old_and_repeated_keys(store: FaissStore):
 
 
 def test_a_bulk_load_with_ready_vectors(store: FaissStore, monkeypatch):
-    monkeypatch.setattr("mmagent_memory.store._BULK", 40)
+    monkeypatch.setattr("mmagent_memory.loading.BULK", 40)
     texts = [f"text number {n}" for n in range(100)]
     made = np.asarray(HashEmbedder(dims=32).embed_documents(texts))
     heard: list[int] = []
@@ -181,6 +183,121 @@ def test_a_bulk_load_that_embeds(tmp_path: Path):
         pytest.raises(MemoryUsageError, match="without an embedder"),
     ):
         store.bulk([(("u",), "k", {})], vectors=np.ones((1, 32)))
+
+
+def test_a_bulk_load_over_what_is_there(store: FaissStore, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.loading.BULK", 7)
+    store.put(("u",), "3", {"text": "old kettle"})
+    store.put(("u",), "gone", {"text": "soon expired"}, ttl=-1)
+    first = store.get(("u",), "3").created_at
+    values: list[dict] = [
+        {"text": "nothing"},
+        {},
+        {"n": 1, "deep": [{"text": "a teapot"}, ("x", {"y": "spoon"})]},
+        {"text": "new kettle"},
+        {"text": "红茶 \ud800 \x00"},
+    ]
+    items = [(("u",), f"{n}", value) for n, value in enumerate(values)]
+    items += [(("u",), "gone", {"text": "back again"}), (("u",), "0", {"text": "twice"})]
+    assert store.bulk([*items, (("v", "w"), "0", {"text": "twice"}), *items[:2]]) == 10
+    assert store.get(("u",), "3").created_at == first
+    assert store.get(("u",), "0").value == {"text": "nothing"}
+    assert store.get(("u",), "4").value == values[4]
+    assert len(store.search(("u",), limit=20)) == 6
+    found = {word: len(words(store, word)) for word in ("kettle", "teapot", "spoon", "红茶", "old")}
+    assert found == {"kettle": 1, "teapot": 1, "spoon": 1, "红茶": 1, "old": 0}
+    assert store.search(("u",), query="back again", limit=1)[0].key == "gone"
+    with store.database.reading() as db:
+        query = "SELECT body, about, caption, context FROM items WHERE key = ? ORDER BY id"
+        assert db.execute(query, (b"3",)).fetchone() == ("new kettle", "", "", "")
+        assert db.execute(query, (b"1",)).fetchone() == (None,) * 4
+    assert verify(store.path).whole
+
+
+def test_a_bulk_load_that_fails_keeps_the_batches_before(store: FaissStore, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.loading.BULK", 10)
+    heard: list[int] = []
+    items = [(("u",), f"{n}", {"n": object() if n == 25 else n}) for n in range(40)]
+    with pytest.raises(MemoryUsageError, match="'25'"):
+        store.bulk(items, progress=heard.append)
+    assert heard == [10, 20]
+    assert len(store.search(("u",), limit=99)) == 20
+    plain = committing_module.Writer.apply
+
+    def apply(self, puts):
+        plain(self, puts)
+        if len(puts.rows) == 4:
+            raise ValueError("this one cannot be written")
+
+    monkeypatch.setattr(committing_module.Writer, "apply", apply)
+    with pytest.raises(ValueError, match="cannot be written"):
+        store.bulk([(("v",), f"{n}", {"n": n}) for n in range(24)], progress=heard.append)
+    assert heard == [10, 20, 10, 20]
+    assert len(store.search(("v",), limit=99)) == 20
+    assert verify(store.path).whole
+
+
+def test_what_follows_a_bulk_load(store: FaissStore, monkeypatch):
+    monkeypatch.setattr("mmagent_memory.writer._WORDS_FAR_BEHIND", 64)
+    monkeypatch.setattr("mmagent_memory.indexer._WORDS", 30)
+
+    def log() -> tuple[int, ...]:
+        db = store.database.writer()
+        pages = db.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
+        return pages, db.execute("PRAGMA journal_size_limit").fetchone()[0]
+
+    usual = log()
+    with store._indexer.held():  # Nothing is done behind it while another load goes on.
+        store.bulk((("u",), f"{n}", {"text": f"kettle {n}"}) for n in range(100))
+        assert behind(store) == (100, 0)
+        assert log()[0] > 10 * usual[0]
+        assert log()[1] > 10 * usual[1]
+        store.put(("u",), "more", {"text": "kettle"})
+        assert behind(store) == (101, 0)
+        assert len(words(store, "kettle")) == 101
+        assert behind(store) == (0, 0)
+        store.bulk((("v",), f"{n}", {"text": f"teapot {n}"}) for n in range(100))
+    store.wait_for_index()
+    assert behind(store) == (0, 0)
+    assert log() == usual
+    db = store.database.writer()
+    _, written, folded = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    assert written == folded
+    assert len(words(store, "teapot")) == 100
+    assert verify(store.path).whole
+
+
+def test_what_is_known_of_a_store_is_looked_up_anew_when_others_wrote(store: FaissStore):
+    store.put(("a",), "1", {"text": "one"})
+    with FaissStore(store.path, HashEmbedder(dims=32)) as other:
+        other.put(("b",), "1", {"text": "two"})
+        store.put(("b",), "2", {"text": "three"})
+        erase(other.database, ("b",))
+        store.put(("b",), "3", {"text": "four"})
+        other.put(("b",), "4", {"text": "five"}, ttl=-1)
+        store.put(("a",), "2", {"text": "six"})  # What has expired goes along with it.
+    with store.database.writing() as db:  # On its own connection, but not by a put.
+        Writer(db).remove(1, 1)
+        gone = db.execute("SELECT count(*) FROM tombstones WHERE item = 1").fetchone()[0]
+    assert gone == 1
+    store.put(("a",), "3", {"text": "seven"})
+    store.put(("a",), "3", {"text": "eight"})
+    with store.database.reading() as db:
+        there = db.execute("SELECT ns, key FROM items ORDER BY id").fetchall()
+        paths = dict(db.execute("SELECT id, path FROM namespaces"))
+        twice = db.execute("SELECT count(*) FROM items JOIN tombstones ON id = seq").fetchone()[0]
+    assert [(paths[ns], key) for ns, key in there] == [(b"b.", b"3"), (b"a.", b"2"), (b"a.", b"3")]
+    assert twice == 0
+    assert verify(store.path).whole
+
+
+def test_an_expiry_that_a_write_brings_is_known_to_the_next(store: FaissStore):
+    store.put(("a",), "1", {"text": "one"})
+    store.put(("a",), "2", {"text": "two"}, ttl=0.0005)
+    time.sleep(0.05)
+    store.put(("a",), "3", {"text": "three"})
+    with store.database.reading() as db:
+        assert db.execute("SELECT key FROM items ORDER BY id").fetchall() == [(b"1",), (b"3",)]
 
 
 def words(store: FaissStore, *wanted: str) -> set[int]:
