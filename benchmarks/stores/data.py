@@ -37,10 +37,18 @@ class Data:
         self.askers: NDArray[np.int64] = np.load(folder / "askers.npy")
         self.words: list[str] = np.load(folder / "words.npy").tolist()
         self._places: NDArray[np.uint16] = np.load(folder / "places.npy", mmap_mode="r")
+        self._texts: dict[int, str] = {}
 
     def text(self, number: int) -> str:
         """Return the text of an item: its number, then 16 words of a Zipf-like vocabulary."""
+        known = self._texts.get(number)
+        if known is not None:
+            return known
         return f"m{number} " + " ".join([self.words[place] for place in self._places[number]])
+
+    def make_texts(self) -> None:
+        """Make every text now, so that no store is measured by what it costs to make them."""
+        self._texts = {number: self.text(number) for number in range(len(self.vectors))}
 
     def user(self, number: int) -> str:
         """Return whose item it is."""

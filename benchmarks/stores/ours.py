@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from langgraph.store.base import PutOp
 
 from mmagent_memory import FaissStore
@@ -12,6 +14,13 @@ from stores.base import Embeddings
 from stores.data import Data
 
 __all__ = ["Ours"]
+
+
+class _Arrays(Embeddings):
+    """Vectors as arrays, as an embedder in this process has them."""
+
+    def embed_documents(self, texts: list[str]) -> Any:
+        return np.stack([self._data.vector_of(text) for text in texts])
 
 
 class Ours:
@@ -22,7 +31,7 @@ class Ours:
 
     def __init__(self, folder: Path, data: Data) -> None:
         self._data = data
-        self._store = FaissStore(folder, Embeddings(data), fields=["text"])  # type: ignore[arg-type]
+        self._store = FaissStore(folder, _Arrays(data), fields=["text"])
 
     def load(self, numbers: Sequence[int]) -> None:
         data = self._data
@@ -30,6 +39,14 @@ class Ours:
             ((data.user(number),), str(number), {"text": data.text(number)}) for number in numbers
         ]
         self._store.bulk(items, vectors=data.vectors[numbers[0] : numbers[-1] + 1])
+
+    def make_full_text(self) -> None:
+        """Do what the first search by words after a load would do."""
+        self._store.settle()
+
+    def wait(self) -> None:
+        """Wait for what is made behind a load: full text, the log folded, the index."""
+        self._store.wait_for_index()
 
     def add(self, number: int) -> None:
         self._store.batch([self._put(number)])
