@@ -58,6 +58,8 @@ def compare_templates(
     asked = [question for question in questions if sees or question.picture is None]
     if not asked:
         raise UsageError("All questions have pictures, and this model takes none.")
+    if model._llm_type.startswith("mmagent"):
+        model.invoke("Hello.")  # loads it, which no template's seconds should hold
     results = {}
     for name, template in loaded.items():
         middleware = ReasoningMiddleware(

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field
 
 from mmagent.chat_model import ChatMMAgent
 from mmagent.errors import ModelNotFoundError, UsageError
@@ -250,3 +252,20 @@ def test_plots(tmp_path: Path) -> None:
     )
     for name in ("long", "persona", "r"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loading_the_model_is_in_nobodys_seconds() -> None:
+    class Slow(Reader):
+        asked: list[str] = Field(default_factory=list)
+
+        @property
+        def _llm_type(self) -> str:
+            return "mmagent-slow"
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            time.sleep(0.0 if self.asked else 0.5)
+            self.asked.append(messages[-1].text)
+            return super()._generate(messages)
+
+    report = compare_templates(Slow(), [Question("Who?", ("x",), "read")], ["direct"])
+    assert report["templates"]["direct"]["seconds"] < 0.4
