@@ -48,7 +48,8 @@ _NOUN = (
 _ONE = _NOUN.replace("s?", "")
 _ORDINAL = rf"(?P<ordinal>{'|'.join(_ORDINAL_WORDS)}|\d{{1,3}}(?:st|nd|rd|th))"
 _LATEST = r"last|latest|newest|most recent"
-_ZH = r"[张幅](?:图[片像]?|照片|相片|截图)?"
+_ZH_NOUN = r"(?:图[片像]?|照片|相片|截图|画)"
+_ZH = rf"[张幅]{_ZH_NOUN}?"
 _ABOUT_PICTURES = re.compile(rf"\b{_NOUN}|图|照片|相片|[这那]张|张", re.I)
 _REQUEST = re.compile(
     r"[?？]|^\W*(?:please |and |now |then )*(?:what|which|who|where|how|is|are|was|were|do|does|"
@@ -70,6 +71,9 @@ _EMPTY = frozenset(
         """
     )
 )
+_ZH_EMPTY = re.compile(
+    "刚才|刚刚|之前|以前|上次|我们?|你们?|他|她|给|发|看|过|的|有|是|那|这|张|里|中|在|色|了|和|还|记得"
+)
 _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("from_end", re.compile(
         rf"\b(?:(?P<back>second|third|fourth)[- ]to[- ]last|last but (?P<but>one|two))"
@@ -81,6 +85,10 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         rf"\bthe (?P<end>first|last) (?P<count>{'|'.join(_COUNT_WORDS[1:])}|\d{{1,2}}) {_NOUN}",
         re.I)),
     ("all", re.compile(rf"\b(?:both|all)(?: of)?(?: the| my| these| those| your)? {_NOUN}", re.I)),
+    ("ordinal", re.compile(
+        # "the first and the third picture"
+        rf"\b{_ORDINAL}(?= (?:and|or|with|to|from) (?:the )?"
+        rf"(?:{'|'.join(_ORDINAL_WORDS)}|\d{{1,3}}(?:st|nd|rd|th)) {_NOUN})", re.I)),
     ("ordinal", re.compile(rf"\b{_ORDINAL} {_NOUN}", re.I)),
     ("ordinal_one", re.compile(rf"\bthe {_ORDINAL}(?: one\b|(?=\s*[?.!,]|\s*$))", re.I)),
     ("number", re.compile(rf"\b{_NOUN} (?:no\.? ?|number |nr\.? ?|#)?(?P<number>\d{{1,3}})\b",
@@ -103,8 +111,13 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("zh_from_end", re.compile(rf"倒数第(?P<zh>[一二三四五六七八九十\d]{{1,3}}){_ZH}")),
     ("zh_from_end2", re.compile(rf"上上一?{_ZH}")),
     ("zh_ordinal", re.compile(
-        r"第(?P<zh>[一二三四五六七八九十\d]{1,3})[张幅]"
-        r"(?:图[片像]?|照片|相片|截图|(?=[的里中上是有呢，。？！?!,\s]|$))")),
+        rf"第(?P<zh>[一二三四五六七八九十\d]{{1,3}})[张幅]"
+        rf"(?:{_ZH_NOUN}|(?=[的里中上是有呢和与跟同比或、，。？！?!,\s]|$))")),
+    ("zh_ordinal", re.compile(
+        # "… and the third", "… brighter than the second"
+        r"(?<=[张幅图片像照相截画][和与跟同比或、])第(?P<zh>[一二三四五六七八九十\d]{1,3})[张幅]")),
+    ("zh_several", re.compile(
+        rf"(?P<end>[前头后]|最后)(?P<zh>[两二三四五六七八九十]|\d{{1,2}}){_ZH}")),
     ("zh_ordinal", re.compile(r"图(?:片)?(?P<zh>[一二三四五六七八九十]|\d{1,3})(?![\d张])")),
     ("zh_latest", re.compile(rf"(?:最后|最新|最近)的?(?:那|一)?一?{_ZH}")),
     ("zh_previous", re.compile(rf"(?:上|前)一?{_ZH}")),
@@ -192,6 +205,9 @@ class _Finder:
                 return self._from_end(phrase, 2)
             case "several":
                 return self._several(phrase, parts["end"].lower(), _count(parts["count"]))
+            case "zh_several":
+                end = "first" if parts["end"] in "前头" else "last"
+                return self._several(phrase, end, _zh_number(parts["zh"].replace("两", "二")))
             case "all" | "zh_all":
                 return Reference(phrase, tuple(p.number for p in self.all))
             case "this" | "zh_this":
@@ -262,9 +278,7 @@ def _content_words(what: str) -> list[str]:
     """The words of a description that tell pictures apart."""
     low = what.casefold()
     if re.search("[一-鿿]", low):
-        rest = re.sub(
-            r"我们?|你们?|他|她|给|发|看|过|的|有|是|那|这|张|里|中|在|色|了|和|还|记得", " ", low
-        )
+        rest = _ZH_EMPTY.sub(" ", low)
         return rest.split()
     return [word for word in re.findall(r"[a-z0-9'-]+", low) if word not in _EMPTY]
 

@@ -63,6 +63,26 @@ def test_what_words_mean(words: str, numbers: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        ("Compare the first and the third picture.", [(1,), (3,)]),
+        ("Is the 2nd or the 4th photo nicer?", [(2,), (4,)]),
+        ("第一张和第三张有什么不同？", [(1,), (3,)]),
+        ("第一张图比第二张亮吗？", [(1,), (2,)]),
+        ("第一张图片、第二张哪个好看？", [(1,), (2,)]),
+        ("前两张图有什么区别？", [(1, 2)]),
+        ("最后三张照片里都有什么？", [(2, 3, 4)]),
+        ("第二幅画里有什么？", [(2,)]),
+        ("刚才那张图里有几个人？", [(4,)]),
+        ("之前的那张照片是什么颜色？", [(4,)]),
+    ],
+)
+def test_several_pictures_and_the_one_just_now(words: str, numbers: list[tuple[int, ...]]) -> None:
+    found = resolve(words, LEDGER)
+    assert [(r.numbers, r.kind) for r in found] == [(n, "resolved") for n in numbers]
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "Do you like pictures?",
@@ -70,6 +90,7 @@ def test_what_words_mean(words: str, numbers: tuple[int, ...]) -> None:
         "the red one",
         "the second of May",
         "第二张票在哪儿？",
+        "第一张票和第二张票在哪儿？",
         "the picture of the moon",  # shown elsewhere, perhaps: memory's to find
         "One moment, first things first.",
         "",
