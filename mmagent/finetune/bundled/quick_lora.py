@@ -56,6 +56,7 @@ def quicken(peft: Any) -> int:
     from peft.tuners.lora import Linear
 
     layers = [module for module in peft.modules() if isinstance(module, Linear)]
+    layer: Any  # PEFT's annotations are those of its base class
     for layer in layers:
         (name,) = layer.active_adapters
         base = layer.get_base_layer()
@@ -67,7 +68,7 @@ def quicken(peft: Any) -> int:
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     (name,) = self.active_adapters
-    made: Tensor = _Adapted.apply(
+    made: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
         x, self.get_base_layer().weight, self.lora_A[name].weight, self.lora_B[name].weight,
         self.scaling[name],
     )  # fmt: skip

@@ -110,7 +110,7 @@ def _train(args: argparse.Namespace) -> None:
         lexicon = Lexicon.of(processor.tokenizer, model.get_input_embeddings().weight.detach())
         known, known_features = _of_concepts(gallery, features)
         phases = (
-            ("as it was", "with places") if args.start else ("closed form", "refined", "placed")
+            ["as it was", "with places"] if args.start else ["closed form", "refined", "placed"]
         )
         if args.start and args.placed:
             phases = phases[:1]
