@@ -51,11 +51,11 @@ class Settings:
     lr: float = 8e-4
     projector_lr: float = 1.5e-4
     rank: int = 16
-    tokens: int = 1100
+    tokens: int = 1000
     chunk: int = 64
     stay: float = 1.0
     drop: float = 0.05
-    still: int = 0
+    still: int = 8
     seed: int = 3
 
 
