@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
@@ -11,7 +12,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from mmagent.engine.base import Chunk, TokenChance, Usage
+from mmagent.engine.base import CallPiece, Chunk, TokenChance, Usage
 from mmagent.errors import GenerationError
 
 __all__ = ["to_chunk", "to_result"]
@@ -21,7 +22,7 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
     """One piece for a stream; only the last one carries usage, as LangChain adds them up."""
     pieces = [
         tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
-        for piece in chunk.calls
+        for piece in _joined(chunk.calls)
     ]
     # Where LangChain looks for the thoughts of any provider, to make them a reasoning block.
     thought = {"reasoning_content": chunk.thought} if chunk.thought else {}
@@ -51,6 +52,18 @@ def to_chunk(chunk: Chunk, model: str) -> ChatGenerationChunk:
     return ChatGenerationChunk(
         message=message, generation_info={"finish_reason": chunk.finish_reason}
     )
+
+
+def _joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
+    """One piece for each call: LangChain joins those of several chunks, but not those of one."""
+    calls: dict[int, CallPiece] = {}
+    for piece in pieces:
+        begun = calls.get(piece.index)
+        calls[piece.index] = piece if begun is None else replace(
+            begun, id=begun.id or piece.id, name=begun.name or piece.name,
+            arguments=begun.arguments + piece.arguments,
+        )  # fmt: skip
+    return list(calls.values())
 
 
 def _logprobs(chances: Sequence[TokenChance]) -> dict[str, Any]:

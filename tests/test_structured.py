@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from mmagent import ChatMMAgent
+from mmagent.answers import to_chunk
+from mmagent.engine.base import CallPiece, Chunk
 from mmagent.errors import GenerationError, UsageError
 from mmagent.structured import tools_of
 
@@ -256,3 +258,18 @@ def test_what_no_answer_could_repeat_is_named(llava):
               "required": ["c"]}  # fmt: skip
     with pytest.raises(UsageError, match="control token"):
         llava.with_structured_output(schema).invoke("Go")
+
+
+def test_a_chunk_that_begins_a_call_and_goes_on_with_it_joins_with_the_others():
+    """A step may end the call's name and begin its arguments."""
+    parts = [
+        Chunk(calls=(CallPiece(0, "a", "look"), CallPiece(0, arguments='{"'))),
+        Chunk(calls=(CallPiece(0, arguments='at": 1}'), CallPiece(1, "b", "go"))),
+        Chunk(calls=(CallPiece(1, arguments="{}"),)),
+    ]
+    first, *rest = [to_chunk(part, "m").message for part in parts]
+    whole = sum(rest, first)
+    assert [(c["id"], c["name"], c["args"]) for c in whole.tool_calls] == [
+        ("a", "look", {"at": 1}),
+        ("b", "go", {}),
+    ]

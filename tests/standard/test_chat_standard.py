@@ -261,8 +261,6 @@ All others depend on form alone, which grammars see to."""
 class TestBundledModel(ChatMMAgentTells, ChatModelIntegrationTests):
     """The suite on the bundled model, calls and their values included; held out of its training."""
 
-    __test__ = False  # until the bundled weights call functions; then leave this line out
-
     @pytest.fixture(autouse=True)
     def _ready(self, bundled_chat, local_media, moonshine, monkeypatch):
         monkeypatch.setattr(type(self), "folder", bundled_chat.model)
