@@ -177,62 +177,6 @@ def local_media(media_server, monkeypatch):
     return media_server
 
 
-# Streaming is timed only where recorded traffic is played back; here it is run once.
-@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
-class TestChatMMAgentIntegration(ChatMMAgentTells, ChatModelIntegrationTests):
-    """What does not depend on what a model knows; the values of calls would (test_structured)."""
-
-    @pytest.fixture(autouse=True)
-    def _ready(self, tiny_llava, local_media, moonshine, monkeypatch):
-        monkeypatch.setattr(type(self), "folder", str(tiny_llava))
-        monkeypatch.setattr(type(self), "host", local_media)
-        monkeypatch.setattr(type(self), "listener", str(moonshine))
-
-    folder = host = listener = ""
-
-    @property
-    def chat_model_params(self):
-        return {
-            "model": self.folder,
-            "max_tokens": 60,
-            "temperature": 0,
-            "media_policy": MediaPolicy(allowed_hosts=(self.host,)),
-            "transcriber": self.listener,
-        }
-
-    @property
-    def has_tool_calling(self):
-        return False
-
-    @property
-    def has_structured_output(self):
-        return True
-
-    @property
-    def supports_json_mode(self):
-        return True
-
-    @property
-    def enable_vcr_tests(self):
-        return True  # there is no traffic to record
-
-    @property
-    def supports_audio_inputs(self):
-        return True
-
-    @property
-    def supports_anthropic_inputs(self):
-        return True
-
-    @property
-    def supports_model_override(self):
-        return True
-
-    @property
-    def model_override_value(self):
-        return "echo"
-
-
 @pytest.fixture(scope="module")
 def bundled_chat(bundled_model):
     """The bundled model, loaded once for all tests that ask for its folder."""
@@ -241,20 +185,7 @@ def bundled_chat(bundled_model):
     return model
 
 
-CHOOSES = frozenset(
-    {
-        "test_tool_calling",
-        "test_tool_calling_async",
-        "test_bind_runnables_as_tools",
-        "test_tool_calling_with_no_arguments",
-        "test_agent_loop",
-        "test_unicode_tool_call_integration",
-    }
-)
-"""What depends on the skill of a model: whether to call, how often, and with which values.
-All others depend on form alone, which grammars see to."""
-
-
+# Streaming is timed only where recorded traffic is played back; here it is run once.
 @pytest.mark.bundled
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
@@ -297,7 +228,7 @@ class TestBundledModel(ChatMMAgentTells, ChatModelIntegrationTests):
 
     @property
     def enable_vcr_tests(self):
-        return True
+        return True  # there is no traffic to record
 
     @property
     def supports_audio_inputs(self):
@@ -314,10 +245,6 @@ class TestBundledModel(ChatMMAgentTells, ChatModelIntegrationTests):
     @property
     def model_override_value(self):
         return "echo"
-
-
-def test_the_tests_that_depend_on_skill_are_those_of_the_suite():
-    assert {name for name in CHOOSES if not hasattr(ChatModelIntegrationTests, name)} == set()
 
 
 def test_a_model_that_hears_passes_the_test_of_sound(tiny_hearing, local_media):

@@ -43,8 +43,8 @@ class Settings:
         chunk: dialogues that are drawn and sorted by length together.
         stay: weight of staying close to the base on plain chat.
         drop: share of the features that is left out, as an unseen style would lack some.
-        still: so many of the lowest layers' adapters learn only from batches with pictures; the
-            others then cost no backward pass through those layers.
+        still: so many of the lowest layers' adapters (half of all at most) learn only from
+            batches with pictures; the others then cost no backward pass through those layers.
         seed: of everything drawn.
     """
 
@@ -100,7 +100,8 @@ class StageB:
         self.projector.requires_grad_(True)
         self.image_token = int(model.config.image_token_id)
         self.adapters = {name: p for name, p in self.peft.named_parameters() if "lora_" in name}
-        self.low = [p for n, p in self.adapters.items() if _layer(n) < settings.still]
+        still = min(settings.still, (1 + max(map(_layer, self.adapters))) // 2)
+        self.low = [p for n, p in self.adapters.items() if _layer(n) < still]
         self.optimizer = torch.optim.AdamW(
             [{"params": list(self.adapters.values()), "peak": settings.lr},
              {"params": list(self.projector.parameters()), "peak": settings.projector_lr}],
