@@ -240,8 +240,15 @@ def _lines(texts: list[Dialogue]) -> list[tuple[str, str]]:
     return out
 
 
-def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
-    """What stage B draws from; the shares are of dialogues."""
+def mixture(gallery: Gallery, texts: list[Dialogue], looking: float = 1.0) -> Mixture:
+    """What stage B draws from; the shares are of dialogues.
+
+    Args:
+        gallery: the pictures.
+        texts: the base's own answers.
+        looking: how many times as often single pictures are asked about, and how many times less
+            often it is right to see nothing: unseen styles look much like nothing known.
+    """
     lines = _lines(texts)
     plain: tuple[Callable[[random.Random], Dialogue], ...] = (
         memory_dialogue,
@@ -254,11 +261,11 @@ def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
         "tool": (0.14, lambda rng: tool_dialogue(rng, lines=lines)),
         "offered": (0.04, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
         "form": (0.07, form_dialogue),
-        "single": (0.28, lambda rng: picture_dialogue(rng, gallery, "single")),
+        "single": (0.28 * looking, lambda rng: picture_dialogue(rng, gallery, "single")),
         "pair": (0.12, lambda rng: picture_dialogue(rng, gallery, "pair")),
         "count": (0.06, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.003, lambda rng: absent_dialogue(rng, gallery)),
+        "absent": (0.003 / looking, lambda rng: absent_dialogue(rng, gallery)),
         "album": (0.04, lambda rng: album_dialogue(rng, gallery)),
         "memory": (0.05, memory_dialogue),
         "told": (0.01, told_dialogue),
@@ -270,5 +277,5 @@ def mixture(gallery: Gallery, texts: list[Dialogue]) -> Mixture:
         "text": (0.1, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.008, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.008 / looking, lambda rng: doubt_dialogue(rng, gallery))
     return Mixture(parts)

@@ -101,7 +101,7 @@ def _train(args: argparse.Namespace) -> None:
     texts = teacher_dialogues(args.answers)
     run = StageB(model, features, Teacher.read(args.data / "teacher.safetensors"),
                  Settings(lr=args.lr, projector_lr=args.projector_lr, seed=args.seed,
-                          tokens=args.tokens, still=args.still))  # fmt: skip
+                          tokens=args.tokens, still=args.still, drop=args.drop))  # fmt: skip
     checkpoint = args.out / "stage-b.pt"
     if checkpoint.exists():
         run.load(checkpoint)
@@ -127,9 +127,10 @@ def _train(args: argparse.Namespace) -> None:
             words = f"{phase}: concept {name:.1%}, background {colour:.1%} on held-out styles"
             print(words, flush=True)
         run.save(checkpoint)
+    draw = mixture(gallery, texts, args.looking)
     mean: dict[str, float] = {}
     limit, seen = 60 * args.minutes, time.monotonic()
-    for losses in train(run, mixture(gallery, texts), encoder, args.out, minutes=args.minutes):
+    for losses in train(run, draw, encoder, args.out, minutes=args.minutes):
         for key, value in losses.items():
             mean[key] = value if key not in mean else 0.95 * mean[key] + 0.05 * value
         if time.monotonic() - seen > 20:
@@ -186,6 +187,8 @@ def _options(commands: Any) -> None:
             sub.add_argument("--still", type=int, default=Settings.still, help="of 30 layers")
             sub.add_argument("--start", type=Path, help="weights of an earlier version")
             sub.add_argument("--placed", action="store_true", help="START tells places already")
+            sub.add_argument("--drop", type=float, default=Settings.drop, help="of the features")
+            sub.add_argument("--looking", type=float, default=1.0, help="more single pictures")
             sub.add_argument("--seed", type=int, default=Settings.seed)
 
 
