@@ -61,6 +61,8 @@ class Found:
         meta: What is known of the store.
         removed: Items that were removed and may not come back.
         newest: The newest change that left a trace.
+        keys: The keys of items as the index of keys has them: a table's page that is garbled may
+            be read as if its rows had never been.
     """
 
     db: sqlite3.Connection | None
@@ -73,6 +75,7 @@ class Found:
     meta: dict[str, Any] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
     newest: int = 0
+    keys: dict[int, bytes] = field(default_factory=dict)
     carved: Carved | None = None
     _names: dict[int, list[bytes]] = field(default_factory=dict)
 
@@ -154,6 +157,8 @@ class Found:
             reason = str(error)
         if self.carved:
             rows += self.carved.items.get(number, [])
+        if not rows and not reason and number in self.keys:
+            reason = "its key is there, but nothing else of it"
         for row in rows:
             for path in self._names.get(row[_NS], ()):
                 crc = item_checksum(path, row)
@@ -176,6 +181,8 @@ class Found:
             found = self._one("SELECT key FROM items WHERE id = ?", number)
             if found and isinstance(found[0], bytes):
                 return f"{_shown(found[0])} (number {number})"
+        if number in self.keys:
+            return f"{_shown(self.keys[number])} (number {number})"
         return f"number {number}"
 
 
@@ -201,6 +208,12 @@ def find_whole(db: sqlite3.Connection | None, pages: Path | None = None) -> Foun
         found.problems.append(f"SQLite: {error}")
         numbers = _every_number(found)
     stored = set(numbers)
+    for number, namespace, key in found._read(
+        "SELECT id, ns, key FROM items INDEXED BY items_by_key"
+    ):
+        if namespace in found._names and isinstance(key, bytes):
+            found.keys[number] = key
+    numbers |= set(found.keys)
     found.removed = {item for (item,) in found._read("SELECT item FROM tombstones")}
     for (newest,) in found._read("SELECT max(seq) FROM tombstones"):
         found.newest = newest or 0

@@ -72,6 +72,27 @@ def test_a_damaged_text_is_named_and_the_rest_saved(folder: Path, capsys):
         memory.remember("after the repair")
 
 
+def test_an_item_of_which_only_the_key_is_left_is_named(folder: Path):
+    """SQLite reads a garbled page as if its rows had never been."""
+    index = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE name = ?"
+    db = sqlite3.connect(folder / DATABASE, isolation_level=None)
+    row = db.execute(index, ("items_by_key",)).fetchone()
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("DELETE FROM sqlite_master WHERE name = 'items_by_key'")
+    db.close()
+    change(folder, "DELETE FROM items WHERE id = 7")  # which leaves its entry in the index
+    db = sqlite3.connect(folder / DATABASE, isolation_level=None)
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row)
+    db.close()
+    assert not verify(folder).whole
+    report = repair(folder)
+    assert (report.items, report.lost) == (39, ["m6 (number 7)"])
+    assert "nothing else of it" in report.problems[0]
+    assert len(texts(folder)) == 39
+    assert verify(folder).whole
+
+
 def test_damaged_vectors_are_made_anew(folder: Path):
     change(folder, "UPDATE items SET vectors = zeroblob(length(vectors)) WHERE id = 9")
     assert verify(folder).vectors == ["memory/sam/~/m8"]
