@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_python_blocks_run(bundled_home: Path, run_page: Callable[[str], str]) -> None:
     assert README.count("```python\n") >= 4
     said = run_page(README)
-    assert re.search(r"\b(8|eight) legs", said)
+    assert "blue" in said
     assert "allergic to nuts" in said
 
 
