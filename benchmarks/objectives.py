@@ -103,10 +103,13 @@ def main() -> None:
         args.table.write_text(text, "utf-8")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        kept = {n: {k: v for k, v in r.items() if k != "settings"} for n, r in reports.items()}
-        args.out.write_text(
-            json.dumps({"runs": kept, "robustness": held}, indent=1) + "\n", "utf-8"
-        )
+        here = ("settings", "run")  # of this machine
+        kept = [
+            {n: {k: v for k, v in r.items() if k not in here} for n, r in found.items()}
+            for found in (reports, held)
+        ]
+        words = json.dumps({"runs": kept[0], "robustness": kept[1]}, indent=1)
+        args.out.write_text(words + "\n", "utf-8")
 
 
 if __name__ == "__main__":
