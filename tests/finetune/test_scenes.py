@@ -86,25 +86,6 @@ def test_pairs_and_counts_are_what_they_say(sheet: Sheet) -> None:
         assert len({p.item.label for p in count.objects}) == 1
 
 
-def test_labels_of_a_batch_match_its_scenes(sheet: Sheet) -> None:
-    torch = pytest.importorskip("torch")
-    from mmagent.finetune.bundled.train_tower import batch_of
-
-    maker = SceneMaker(sheet, 96)
-    rng = np.random.default_rng(3)
-    texts = {concept.name: k for k, concept in enumerate(CONCEPTS)}
-    single, pair = maker.single(rng), maker.pair(rng)
-    batch = batch_of([single, pair], texts)
-    assert batch["pixels"].shape == (2, 3, 96, 96)
-    assert batch["concept"].tolist() == [single.objects[0].item.label, -100]
-    assert batch["count"].tolist() == [1, -100]
-    assert batch["cell"].shape == (2, 9)
-    seen = set(batch["cell"][1].tolist()) - {len(CONCEPTS), -100}
-    assert seen <= {p.item.label for p in pair.objects}
-    assert torch.isfinite(batch["pixels"]).all()
-    assert float(batch["pixels"].abs().max()) <= 1.0
-
-
 def test_nothing_is_drawn_alike_from_a_seed_and_measuring_has_its_own_kinds() -> None:
     from mmagent.finetune.bundled.emptiness import KINDS, nothing
 
@@ -135,24 +116,3 @@ def test_things_beyond_the_concepts_are_split_by_what_they_are(sheet: Sheet) -> 
         for split in ("train", "test")
     }
     assert seen == {"train": set(words[:4]), "test": {"eyelet"}}
-
-
-def test_codes_are_drawn_and_a_linear_reader_is_right_by_chance_on_noise() -> None:
-    torch = pytest.importorskip("torch")
-    import random
-
-    from mmagent.finetune.bundled.codes import LETTERS, _fitted, draw_code
-
-    image, code = draw_code(random.Random(1), 160)
-    assert image.size == (160, 160)
-    assert len(code) == 6
-    assert set(code) <= set(LETTERS)
-    grey = np.asarray(image.convert("L")).astype(int)
-    assert grey.max() - grey.min() > 100
-    torch.manual_seed(0)
-    y = torch.randint(len(LETTERS), (400, 6))
-    x = torch.nn.functional.one_hot(y, len(LETTERS)).float().flatten(1)
-    mixed = x @ torch.randn(x.shape[1], 64 * 6)
-    assert (_fitted(mixed[:350], y[:350], mixed[350:]) == y[350:]).float().mean() > 0.95
-    noise = torch.randn(400, 384)
-    assert (_fitted(noise[:350], y[:350], noise[350:]) == y[350:]).float().mean() < 0.1

@@ -9,17 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import build_fastvlm
-from torch import nn
 
-from mmagent.finetune.bundled.chat_align import (
-    SIDES,
-    Lexicon,
-    align,
-    detectors,
-    named_right,
-    place_detectors,
-    weights_of,
-)
 from mmagent.finetune.bundled.chat_data import Teacher, make_teacher, mixture, teacher_dialogues
 from mmagent.finetune.bundled.chat_stage import Settings, StageB, batches, train
 from mmagent.finetune.bundled.concepts import CONCEPTS
@@ -27,6 +17,7 @@ from mmagent.finetune.bundled.dialogues_encode import Encoder, collate
 from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown
 from mmagent.finetune.bundled.evaluate import Score, is_right, judged, scores, table, wilson
 from mmagent.finetune.bundled.evaluate_questions import Question, text_questions
+from mmagent.finetune.bundled.lexicon import weights_of
 
 FEATURES = 320
 COLOURS = ("red", "blue", "green", "yellow")
@@ -49,11 +40,11 @@ def _gallery(number):
     return Gallery(shown)
 
 
-def _features(gallery, lexicon, seed=1):
+def _features(gallery, seed=1):
     """Pictures whose features tell what they show: a fixed mix of the words of every cell."""
-    mix = torch.randn(len(lexicon.words), FEATURES, generator=torch.Generator().manual_seed(seed))
-    cells = [weights_of(s, lexicon, 5) @ mix for s in gallery.pictures]
-    return torch.stack(cells).numpy().astype(np.float16)
+    cells = torch.stack([weights_of(s, 5) for s in gallery.pictures])  # [N, 25, W]
+    mix = torch.randn(cells.shape[-1], FEATURES, generator=torch.Generator().manual_seed(seed))
+    return (cells @ mix).numpy().astype(np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def start(folder, tmp_path):
-    """A function that begins a run anew: (run, mixture, encoder)."""
+    """A function that begins a run anew: (run, course, encoder)."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     def begin(settings=SETTINGS):
@@ -77,11 +68,11 @@ def start(folder, tmp_path):
         teacher = tmp_path / "teacher.safetensors"
         if not teacher.exists():
             make_teacher(model, encoder, answers, teacher)
-        embeddings = model.get_input_embeddings().weight.detach()
-        lexicon = Lexicon.of(processor.tokenizer, embeddings)
         gallery = _gallery(40)
-        run = StageB(model, _features(gallery, lexicon), Teacher.read(teacher), settings)
-        return run, mixture(gallery, teacher_dialogues(answers)), encoder
+        run = StageB(model, Teacher.read(teacher), settings)
+        course = mixture(gallery, teacher_dialogues(answers)), _features(gallery)
+        run.features = course[1]
+        return run, lambda chunk: course, encoder
 
     return begin
 
@@ -116,7 +107,8 @@ def test_resuming_is_exact(start, tmp_path):
 
 
 def test_the_untouched_model_is_at_no_distance_from_the_base(start):
-    run, draw, encoder = start()
+    run, course, encoder = start()
+    draw, _ = course(0)
     dialogue = draw.parts["text"][1](random.Random(0))
     run.peft.eval()
     _, away = run.losses(collate([encoder.row(dialogue)], pad=0))
@@ -129,7 +121,8 @@ def test_the_untouched_model_is_at_no_distance_from_the_base(start):
 
 
 def test_the_wrong_picture_changes_the_answers(start):
-    run, draw, encoder = start()
+    run, course, encoder = start()
+    draw, _ = course(0)
     run.dropout.p = 0.0
     row = encoder.row(draw.parts["single"][1](random.Random(1)))
     batch = collate([row], pad=0)
@@ -139,80 +132,13 @@ def test_the_wrong_picture_changes_the_answers(start):
 
 
 def test_batches_keep_to_their_size_and_lose_no_row(start):
-    _, draw, encoder = start()
+    _, course, encoder = start()
+    draw, _ = course(0)
     made = batches(draw, encoder, SETTINGS, 0)
     assert sum(map(len, made)) == SETTINGS.chunk
     for rows in made:
         assert len(rows) == 1 or len(rows) * max(map(len, rows)) <= SETTINGS.tokens
     assert made == batches(draw, encoder, SETTINGS, 0)
-
-
-def test_alignment_teaches_the_projector_the_words(folder):
-    from transformers import AutoProcessor
-
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    torch.manual_seed(5)
-    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 192))
-    assert lexicon.place("orange", "concept") != lexicon.place("orange", "colour")
-    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
-    gallery = _gallery(60)
-    features = _features(gallery, lexicon)
-    projector = nn.Sequential(nn.Linear(FEATURES, 192), nn.GELU(), nn.Linear(192, 192))
-    before = named_right(projector, gallery, features, lexicon)
-    align(projector, gallery, features, lexicon, seconds=0, steps=120, lr=5e-3)
-    after = named_right(projector, gallery, features, lexicon)
-    assert after[0] > before[0] + 0.5
-    assert after[1] > 0.8
-
-
-def test_the_closed_form_finds_the_words_at_once(folder):
-    from transformers import AutoProcessor
-
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    torch.manual_seed(5)
-    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 256))
-    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
-    gallery = _gallery(120)
-    features = _features(gallery, lexicon)
-    projector = nn.Module()
-    projector.linear_1, projector.act = nn.Linear(FEATURES, 256), nn.GELU()
-    projector.linear_2 = nn.Linear(256, 256)
-    projector.forward = lambda x: projector.linear_2(projector.act(projector.linear_1(x)))
-    detectors(projector, gallery, features, lexicon)
-    name, colour = named_right(projector, gallery, features, lexicon)
-    assert name > 0.95
-    assert colour > 0.95
-
-
-def test_places_are_said_by_four_units_and_nothing_else_changes(folder):
-    from transformers import AutoProcessor
-
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    torch.manual_seed(5)
-    lexicon = Lexicon.of(tokenizer, 0.1 * torch.randn(len(tokenizer), 256))
-    lexicon = replace(lexicon, vectors=torch.randn_like(lexicon.vectors))
-    at = torch.arange(25)
-    place = torch.stack([at % 5 - 2.0, at // 5 - 2.0], 1)  # [25, 2]
-    mix = torch.randn(2, FEATURES)
-    features = (place @ mix + 0.1 * torch.randn(60, 25, FEATURES)).numpy().astype(np.float16)
-    projector = nn.Module()
-    projector.linear_1, projector.act = nn.Linear(FEATURES, 256), nn.GELU()
-    projector.linear_2 = nn.Linear(256, 256)
-    before = {k: v.clone() for k, v in projector.state_dict().items()}
-    assert place_detectors(projector, features, lexicon) > 0.95
-    changed = (projector.linear_1.weight != before["linear_1.weight"]).any(1)
-    assert int(changed.sum()) == 4
-    assert not changed[: len(lexicon.words)].any()
-    x = torch.from_numpy(features[:1].astype(np.float32))
-    units = projector.act(projector.linear_1(x))[0][:, changed]  # [25, 4]
-    written = projector.linear_2.weight[:, changed]  # [256, 4]
-    for number, side in enumerate(SIDES):
-        vector = lexicon.vectors[lexicon.place(side, "side")]
-        unit = int((vector @ written).argmax())
-        assert int(units[:, unit].argmax()) in {
-            "left": set(range(0, 25, 5)), "right": set(range(4, 25, 5)),
-            "top": set(range(5)), "bottom": set(range(20, 25)),
-        }[side], number  # fmt: skip
 
 
 def test_a_run_begins_from_an_earlier_version(start, tmp_path):
@@ -229,7 +155,8 @@ def test_a_run_begins_from_an_earlier_version(start, tmp_path):
 
 
 def test_still_layers_learn_from_pictures_only(start):
-    run, draw, encoder = start(replace(SETTINGS, still=1))
+    run, course, encoder = start(replace(SETTINGS, still=1))
+    draw, _ = course(0)
     assert run.low
     before = [p.detach().clone() for p in run.low]
     run.step([encoder.row(draw.parts["memory"][1](random.Random(1)))], 0.0)

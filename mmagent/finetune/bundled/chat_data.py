@@ -1,18 +1,15 @@
-"""What stage B reads: a gallery of pictures as features of the tower, and the base's own words.
+"""What stage B reads: pictures drawn anew as features of the tower, and the base's own words.
 
-The tower is frozen in stage B, so every picture passes it once; training then starts at the
-projector. The base's distribution over its own answers is computed once as well (the 32 likeliest
-tokens of every position), so that staying close to it costs no second model while training.
+The tower is frozen in stage B; training starts at the projector. The base's distribution over its
+own answers is computed once (the 32 likeliest tokens of every position), so that staying close to
+it costs no second model while training.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from mmagent.finetune.bundled.dialogues_album import (
     doubt_dialogue,
 )
 from mmagent.finetune.bundled.dialogues_calls import offered_dialogue, tool_dialogue
+from mmagent.finetune.bundled.dialogues_chinese import chinese_dialogue
 from mmagent.finetune.bundled.dialogues_encode import Encoder, Row, collate
 from mmagent.finetune.bundled.dialogues_kept import kept_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
@@ -39,107 +37,74 @@ from mmagent.finetune.bundled.dialogues_picture import (
     remembered_picture,
     shown_of,
 )
+from mmagent.finetune.bundled.dialogues_screen import screen_dialogue, shown_on
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
-from mmagent.finetune.bundled.scenes import Scene, SceneMaker
+from mmagent.finetune.bundled.screens import Screen
+from mmagent.finetune.bundled.sight import Draw, pixels_of
 
 __all__ = [
+    "Album",
     "Teacher",
-    "make_gallery",
     "make_teacher",
     "mixture",
-    "read_gallery",
     "teacher_dialogues",
 ]
 
 _TOP = 32
-# What a gallery is drawn from; "<split>-more" has what the first version lacked.
-_KINDS = {
-    "": {"single": 0.75, "pair": 0.17, "count": 0.08},
-    "-more": {"nothing": 0.28, "other": 0.17, "pair": 0.35, "count": 0.2},
-}
+# What the pictures of a chunk are.
+_KINDS = {"single": 0.42, "pair": 0.22, "count": 0.14, "screen": 0.12, "nothing": 0.05,
+          "other": 0.05}  # fmt: skip
 
 
-def _draw(
-    maker: SceneMaker, rng: np.random.Generator, split: Split, kinds: dict[str, float]
-) -> tuple[Scene, Shown]:
-    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
-    clean = bool(rng.random() < 0.35)  # what people show is seldom disturbed
-    scene: Scene = getattr(maker, kind)(rng, split, clean=clean)
-    return scene, shown_of(scene, kind)
+class Album:
+    """New pictures for every chunk of dialogues, seen by the frozen tower.
 
-
-def make_gallery(
-    maker: SceneMaker,
-    model: Any,
-    processor: Any,
-    folder: Path,
-    split: Split,
-    number: int,
-    seed: int,
-    part: str = "",
-) -> None:
-    """Draw `number` scenes and write their features, float16 [number, 25, 1280], and facts.
+    Nothing is shown twice, so that neither projector nor adapters learn pictures by heart.
 
     Args:
-        maker: draws the scenes.
-        model: the vision-language model; only its tower is used.
-        processor: its processor.
-        folder: gets `<split><part>.npy` and `<split><part>.jsonl`, each whole or not at all.
-        split: which styles.
-        number: how many pictures.
-        seed: of the scenes.
-        part: "" or "-more": which kinds of pictures.
+        draw: draws the pictures.
+        tower: gives features [B, F, h, w].
+        texts: the base's own answers.
+        number: pictures of a chunk.
+        seed: of everything drawn.
+        shares: changes the shares of some kinds of dialogues.
     """
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    tower = model.model.vision_tower.eval()
-    features: list[npt.NDArray[np.float16]] = []
-    facts: list[str] = []
-    start = time.monotonic()
-    for first in range(0, number, 32):
-        drawn = [_draw(maker, rng, split, _KINDS[part]) for _ in range(min(32, number - first))]
-        pixels = processor.image_processor([s.image for s, _ in drawn], return_tensors="pt")
-        with torch.inference_mode():
-            grid = tower(pixels["pixel_values"], return_dict=True).last_hidden_state
-        cells = grid.flatten(2).permute(0, 2, 1)  # [B, 25, 1280]
-        features.append(cells.numpy().astype(np.float16))
-        facts += [json.dumps(asdict(shown)) for _, shown in drawn]
-        if first // 32 % 20 == 0:
-            done = first + len(drawn)
-            left = (time.monotonic() - start) / done * (number - done)
-            print(f"{split}: {done} of {number} pictures, {left:.0f} s left", flush=True)
-    _replace(folder / f"{split}{part}.jsonl", ("\n".join(facts) + "\n").encode())
-    unfinished = folder / f".{split}{part}.part.npy"
-    np.save(unfinished, np.concatenate(features))
-    unfinished.replace(folder / f"{split}{part}.npy")
 
+    def __init__(
+        self, draw: Draw, tower: Any, texts: list[Dialogue], *, number: int = 72, seed: int = 3,
+        shares: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        self.draw, self.tower, self.texts, self.shares = draw, tower.eval(), texts, shares
+        self.number, self.seed = number, seed
 
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    def __call__(self, chunk: int) -> tuple[Mixture, npt.NDArray[np.float16]]:
+        """The mixture of a chunk and the features of its pictures, float16 [N, T, F]."""
+        shown, features = self.pictures(chunk)
+        return mixture(Gallery(shown), self.texts, self.shares), features
 
-
-def read_gallery(folder: Path, split: Split) -> tuple[Gallery, npt.NDArray[np.float16]]:
-    """The gallery and its features, of both parts where there are two.
-
-    Raises:
-        FileNotFoundError: it was not made yet.
-    """
-    lines = (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
-    features = np.load(folder / f"{split}.npy", mmap_mode="r")
-    if (folder / f"{split}-more.npy").exists():
-        lines += (folder / f"{split}-more.jsonl").read_text("utf-8").splitlines()
-        features = np.concatenate([features, np.load(folder / f"{split}-more.npy")])
-    shown = []
-    for line in lines:
-        row = json.loads(line)
-        row["names"], row["colours"] = tuple(row["names"]), tuple(row["colours"])
-        row["boxes"] = tuple(tuple(box) for box in row["boxes"])
-        shown.append(Shown(**row))
-    return Gallery(shown), features
+    def pictures(
+        self, chunk: int, split: Split = "train"
+    ) -> tuple[list[Shown], npt.NDArray[np.float16]]:
+        """What the pictures of a chunk show, and their features."""
+        rng = np.random.default_rng([self.seed, chunk])
+        kinds = [
+            k for k, share in _KINDS.items() for _ in range(max(2, round(share * self.number)))
+        ]
+        drawn = [self.draw.one(rng, k, split, clean=bool(rng.random() < 0.35)) for k in kinds]
+        shown = [
+            shown_on(p) if isinstance(p, Screen) else shown_of(p, k)
+            for k, p in zip(kinds, drawn, strict=True)
+        ]
+        pixels = torch.stack([pixels_of(p.image) for p in drawn])
+        parts = []
+        for start in range(0, len(pixels), 24):
+            x = pixels[start : start + 24].contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                grid = self.tower(x, return_dict=True).last_hidden_state
+            parts.append(grid.flatten(2).transpose(1, 2).numpy().astype(np.float16))
+        return shown, np.concatenate(parts)
 
 
 def teacher_dialogues(answers: Path, seed: int = 5) -> list[Dialogue]:
@@ -240,14 +205,15 @@ def _lines(texts: list[Dialogue]) -> list[tuple[str, str]]:
     return out
 
 
-def mixture(gallery: Gallery, texts: list[Dialogue], looking: float = 1.0) -> Mixture:
+def mixture(
+    gallery: Gallery, texts: list[Dialogue], shares: dict[str, float] | None = None
+) -> Mixture:
     """What stage B draws from; the shares are of dialogues.
 
     Args:
         gallery: the pictures.
         texts: the base's own answers.
-        looking: how many times as often single pictures are asked about, and how many times less
-            often it is right to see nothing: unseen styles look much like nothing known.
+        shares: other shares for some kinds.
     """
     lines = _lines(texts)
     plain: tuple[Callable[[random.Random], Dialogue], ...] = (
@@ -258,24 +224,31 @@ def mixture(gallery: Gallery, texts: list[Dialogue], looking: float = 1.0) -> Mi
         lambda rng: remembered_picture(rng, gallery),
     )
     parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
-        "tool": (0.14, lambda rng: tool_dialogue(rng, lines=lines)),
-        "offered": (0.04, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
+        "tool": (0.15, lambda rng: tool_dialogue(rng, lines=lines)),
+        "offered": (0.03, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
         "form": (0.07, form_dialogue),
-        "single": (0.28 * looking, lambda rng: picture_dialogue(rng, gallery, "single")),
+        "single": (0.16, lambda rng: picture_dialogue(rng, gallery, "single")),
         "pair": (0.12, lambda rng: picture_dialogue(rng, gallery, "pair")),
-        "count": (0.06, lambda rng: picture_dialogue(rng, gallery, "count")),
+        "count": (0.07, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.003 / looking, lambda rng: absent_dialogue(rng, gallery)),
-        "album": (0.04, lambda rng: album_dialogue(rng, gallery)),
-        "memory": (0.05, memory_dialogue),
+        "absent": (0.03, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.06, lambda rng: album_dialogue(rng, gallery)),
+        "memory": (0.04, memory_dialogue),
         "told": (0.01, told_dialogue),
         "user": (0.06, user_dialogue),
-        "order": (0.01, order_dialogue),
+        "order": (0.03, order_dialogue),
         "persona": (0.02, persona_dialogue),
-        "kept": (0.05, kept_dialogue),
+        "kept": (0.04, kept_dialogue),
         "talk": (0.02, small_talk),
-        "text": (0.1, lambda rng: rng.choice(texts)),
+        "text": (0.08, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.008 / looking, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.03, lambda rng: doubt_dialogue(rng, gallery))
+    if "single" in gallery.by_kind:
+        parts["chinese"] = (0.035, lambda rng: chinese_dialogue(rng, gallery))
+    if "screen" in gallery.by_kind:
+        parts["screen"] = (0.12, lambda rng: screen_dialogue(rng, gallery))
+    for kind, share in (shares or {}).items():
+        if kind in parts:
+            parts[kind] = (share, parts[kind][1])
     return Mixture(parts)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmagent.finetune.bundled import together
 from mmagent.finetune.bundled.chat_data import Teacher
 from mmagent.finetune.bundled.dialogues import Mixture
 from mmagent.finetune.bundled.dialogues_encode import Batch, Encoder, Row, collate
@@ -59,6 +60,13 @@ class Settings:
     seed: int = 3
 
 
+class Course(Protocol):
+    """What is taught: for every chunk the dialogues that are drawn, and the pictures' features."""
+
+    def __call__(self, chunk: int) -> tuple[Mixture, npt.NDArray[np.float16]]:
+        """The mixture of a chunk and the features [N, T, F] of the pictures that it shows."""
+
+
 def batches(draw: Mixture, encoder: Encoder, settings: Settings, chunk: int) -> list[list[Row]]:
     """The batches of a chunk: rows of like length together, batches in random order."""
     rows = [encoder.row(d) for d in draw.chunk(settings.seed, chunk, settings.chunk)]
@@ -77,15 +85,11 @@ class StageB:
 
     Args:
         model: the vision-language model; adapters are put into it.
-        features: of the gallery's pictures, [N, T, F].
         teacher: the base's distributions, if rows of plain chat are drawn.
         settings: how to train.
     """
 
-    def __init__(
-        self, model: Any, features: npt.NDArray[np.float16], teacher: Teacher | None,
-        settings: Settings,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Any, teacher: Teacher | None, settings: Settings) -> None:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(settings.seed)
@@ -95,12 +99,14 @@ class StageB:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft = get_peft_model(model, config)
         quicken(self.peft)
-        self.model, self.features, self.teacher, self.settings = model, features, teacher, settings
+        self.model, self.teacher, self.settings = model, teacher, settings
+        self.features: npt.NDArray[np.float16] = np.zeros((0, 1, 1), np.float16)  # of the chunk
         self.projector: nn.Module = model.model.multi_modal_projector
         self.projector.requires_grad_(True)
         self.image_token = int(model.config.image_token_id)
         self.adapters = {name: p for name, p in self.peft.named_parameters() if "lora_" in name}
         still = min(settings.still, (1 + max(map(_layer, self.adapters))) // 2)
+        self.learning = [*self.adapters.values(), *self.projector.parameters()]
         self.low = [p for n, p in self.adapters.items() if _layer(n) < still]
         self.optimizer = torch.optim.AdamW(
             [{"params": list(self.adapters.values()), "peak": settings.lr},
@@ -160,9 +166,8 @@ class StageB:
         loss = (1 - held) * said + held * self.settings.stay * away
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(
-            [*self.adapters.values(), *self.projector.parameters()], max_norm=1.0
-        )
+        together.share_gradients(self.learning)
+        nn.utils.clip_grad_norm_(self.learning, max_norm=1.0)
         self.optimizer.step()
         self.step_number += 1
         out = {"said": float(said.detach())} if held < 1 else {}
@@ -195,16 +200,21 @@ class StageB:
         self.step_number, self.chunk, self.next_batch = state["at"]
         self.spent = state["spent"]
 
+    def see_with(self, projector: Path) -> None:
+        """Begin with the projector that stage A trained with the tower."""
+        from safetensors.torch import load_file
+
+        state = load_file(projector)
+        self.projector.load_state_dict({k: v.float() for k, v in state.items()})
+
     def begin_from(self, folder: Path) -> None:
-        """Begin with the projector and the adapter of an earlier version.
+        """Begin with the adapter of an earlier version.
 
         Raises:
             ValueError: its adapter has another shape.
         """
         from safetensors.torch import load_file
 
-        state = load_file(folder / "projector.safetensors")
-        self.projector.load_state_dict({k: v.float() for k, v in state.items()})
         known = load_file(folder / "adapter" / "adapter_model.safetensors")
         with torch.no_grad():
             for name, parameter in self.adapters.items():
@@ -253,14 +263,15 @@ def _distance(logits: Tensor, tokens: Tensor, wanted: Tensor) -> Tensor:
 
 
 def train(
-    run: StageB, draw: Mixture, encoder: Encoder, out: Path, *,
+    run: StageB, course: Course, encoder: Encoder, out: Path, *,
     minutes: float | None = None, steps: int | None = None, every: float = 120.0,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train until `minutes` of computing (over all resumptions) or `steps` are done.
 
     Args:
         run: the model; its counters say where to go on.
-        draw: the dialogues.
+        course: the dialogues and their pictures; with several processes each takes every so
+            many-th chunk.
         encoder: of the dialogues.
         out: gets `stage-b.pt` every `every` seconds and at the end.
         minutes: how long; None if `steps` is given.
@@ -272,19 +283,25 @@ def train(
     """
     written = run.spent
     while True:
-        for index, rows in enumerate(batches(draw, encoder, run.settings, run.chunk)):
+        began = time.monotonic()
+        chunk = run.chunk * together.number_of() + together.rank_of()
+        draw, run.features = course(chunk)
+        for index, rows in enumerate(batches(draw, encoder, run.settings, chunk)):
             if index < run.next_batch:
                 continue
-            done = run.step_number / steps if steps else run.spent / (60 * (minutes or 1e-9))
+            spent = together.first_says(run.spent)
+            done = run.step_number / steps if steps else spent / (60 * (minutes or 1e-9))
             if done >= 1:
-                run.save(out / "stage-b.pt")
+                if together.rank_of() == 0:
+                    run.save(out / "stage-b.pt")
                 return
-            start = time.monotonic()
             losses = run.step(rows, done)
-            run.spent += time.monotonic() - start
+            now = time.monotonic()
+            run.spent, began = run.spent + now - began, now
             run.next_batch = index + 1
             if run.spent - written > every:
-                run.save(out / "stage-b.pt")
+                if together.rank_of() == 0:
+                    run.save(out / "stage-b.pt")
                 written = run.spent
             yield losses
         run.chunk += 1

@@ -85,8 +85,15 @@ class Encoder:
         self.image_token = image_token
         self.image_tokens = image_tokens
 
-    def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    def tokens(
+        self, messages: Sequence[Message], spelt: bool = False
+    ) -> tuple[list[int], list[bool]]:
         """One talk: its tokens with every picture at full length, and which are the assistant's.
+
+        Args:
+            messages: of the talk.
+            spelt: let the assistant say capitals one by one, not in the pairs that the tokenizer
+                knows by chance: that is how a code is read off a picture.
 
         Raises:
             ValueError: the chat template marks no word as the assistant's.
@@ -98,17 +105,30 @@ class Encoder:
         spoken: list[bool] = []
         for token, is_spoken in zip(out["input_ids"], out["assistant_masks"], strict=True):
             times = self.image_tokens if token == self.image_token else 1
-            ids += [token] * times
-            spoken += [bool(is_spoken)] * times
+            said = self._spelt(token) if spelt and is_spoken else [token] * times
+            ids += said
+            spoken += [bool(is_spoken)] * len(said)
         if not any(spoken):
             raise ValueError(
                 "No word of the assistant is marked; put {% generation %} into the chat template."
             )
         return ids, spoken
 
+    def _spelt(self, token: int) -> list[int]:
+        """The tokens of the single letters, if a token is several capitals; else itself."""
+        text = self.tokenizer.decode([token])
+        letters = text.lstrip(" ")
+        if len(letters) < 2 or not (letters.isascii() and letters.isalpha() and letters.isupper()):
+            return [token]
+        first = text[: len(text) - len(letters) + 1]
+        return [
+            self.tokenizer(part, add_special_tokens=False)["input_ids"][0]
+            for part in (first, *letters[1:])
+        ]
+
     def row(self, dialogue: Dialogue) -> Row:
         """The dialogue as one row."""
-        talks = [self.tokens(talk.messages) for talk in dialogue.talks]
+        talks = [self.tokens(talk.messages, talk.task == "code") for talk in dialogue.talks]
         shared = _shared([ids for ids, _ in talks]) if len(talks) > 1 else len(talks[0][0])
         first_ids, first_spoken = talks[0]
         ids, positions = first_ids[:shared], list(range(shared))

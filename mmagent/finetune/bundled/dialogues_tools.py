@@ -7,6 +7,7 @@ taught is which function, and which values out of the user's words.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmagent.engine.toolformat import ToolFormat
+from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.dialogues import (
     Dialogue,
     Message,
@@ -77,6 +79,14 @@ class Tool:
         return str(self.spec["function"]["name"])
 
 
+@functools.cache
+def _things() -> list[str]:
+    """Names of concepts that no pool keeps for measuring."""
+    pools = {**phrases("facts")["pools"], **phrases("tools")["pools"]}
+    kept = {value for pool in pools.values() for value in between(pool, "test")}
+    return [c.name for c in CONCEPTS if c.name not in kept and c.phrase != c.name]
+
+
 def _draw(rng: random.Random, source: Any, split: Split) -> Said:
     """A value from an enumeration, a generator or a pool."""
     pools = {**phrases("facts")["pools"], **phrases("tools")["pools"]}
@@ -97,6 +107,9 @@ def _draw(rng: random.Random, source: Any, split: Split) -> Said:
             return Said(amount, str(amount))
         case "foreign":
             chosen = "".join(rng.choices(_FOREIGN, k=rng.randint(2, 4)))
+            return Said(chosen, chosen)
+        case "thing":
+            chosen = rng.choice(_things())
             return Said(chosen, chosen)
         case "onoff":
             on = rng.random() < 0.5
@@ -146,7 +159,7 @@ def _spec(
 
 def _offer(rng: random.Random, split: Split, like: dict[str, Any] | None = None) -> Tool:
     """A random function; in measuring mostly one that was never trained on."""
-    book = phrases("tools")["tools"]
+    book = [*phrases("tools")["tools"], *phrases("tools_more")["tools"]]
     if like is not None or (split == "train" and rng.random() < 0.35):
         about = made_function(rng, like)
         name, words = rng.choice(about["names"]), rng.choice(about["about"])
@@ -155,7 +168,8 @@ def _offer(rng: random.Random, split: Split, like: dict[str, Any] | None = None)
         name = made_up(rng).lower() + rng.choice(("", "_score", "_of", "_check", "ify"))
         kind, source = rng.choice((("integer", "small"), ("integer", "number"), ("string", "code"),
                                    ("string", "made_up"), ("number", "decimal"),
-                                   ("string", "foreign"), ("", "")))  # fmt: skip
+                                   ("string", "foreign"), ("string", "thing"),
+                                   ("string", "person"), ("", "")))  # fmt: skip
         arg = rng.choice(("x", "n", "value", "amount", "text", "key", "arg", "data"))
         asks = {"ask": _CALL, "ask_test": _CALL_TEST}
         if not kind:
@@ -173,7 +187,8 @@ def _offer(rng: random.Random, split: Split, like: dict[str, Any] | None = None)
         )
         return Tool(about, _spec(rng, name, words, about["args"]))
     unseen = split == "test" and rng.random() < 0.6
-    about = rng.choice([t for t in book if bool(t.get("only_test")) == unseen])
+    asked = "ask" if split == "train" else "ask_test"
+    about = rng.choice([t for t in book if bool(t.get("only_test")) == unseen and asked in t])
     name, words = rng.choice(about["names"]), rng.choice(about["about"])
     if rng.random() < 0.15:  # another habit of writing names
         name = "".join(part.capitalize() for part in name.split("_"))
@@ -318,7 +333,12 @@ def form_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     asks = book["form_asks" if split == "train" else "form_asks_test"]
     number = 3 if split == "train" else 1
     unseen = split == "test" and rng.random() < 0.6
-    forms = [f for f in book["forms"] if bool(f.get("only_test")) == unseen]
+    written = [*book["forms"], *phrases("tools_more")["forms"]]
+    forms = [
+        f for f in written
+        if bool(f.get("only_test")) == unseen and (split == "train" or "text_test" in f
+                                                   or f.get("moods"))
+    ]  # fmt: skip
     system = [say(rng.choice(_ORDERS), "system")] if rng.random() < 0.3 else []
     called = rng.random() < 0.3
     if split == "train" and rng.random() < 0.35:

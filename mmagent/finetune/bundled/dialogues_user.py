@@ -54,7 +54,9 @@ def user_dialogue(
     asks = book["user"]["ask" if split == "train" else "ask_test"]
     told = _TOLD if split == "train" else _TOLD_TEST
     name = draw_name(rng, split)
-    where = rng.choice(("persona", "persona", "speaker", "memory", "talk", "talk", "nowhere"))
+    where = rng.choice(
+        ("persona", "persona", "speaker", "memory", "talk", "talk", "nowhere", "nowhere")
+    )
     if known is not None:
         where = rng.choice(("persona", "speaker", "memory", "talk")) if known else "nowhere"
     speaker = name if where in ("speaker", "persona") else _NOBODY

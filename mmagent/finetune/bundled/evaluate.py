@@ -67,7 +67,11 @@ def is_right(answer: str, accept: Iterable[str]) -> bool:
     A name may stand in the plural ("three clocks").
     """
     said = answer.lower().replace("’", "'")
-    return any(re.search(rf"(?<!\w){re.escape(a.lower())}(e?s)?(?!\w)", said) for a in accept)
+    return any(
+        re.search(rf"(?<![a-z0-9]){re.escape(a.lower())}(e?s)?(?![a-z0-9])", said) or (
+            not a.isascii() and a in said)
+        for a in accept
+    )  # fmt: skip
 
 
 def judged(question: Question, answer: str) -> dict[str, bool]:
@@ -186,14 +190,14 @@ def _load(args: argparse.Namespace, role: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from mmagent.models.assemble import build, build_processor
+    from mmagent.models.assemble import build, build_processor, picture_side
 
     if role == "model" and args.model:
         processor = AutoProcessor.from_pretrained(args.model)  # type: ignore[no-untyped-call]
         model: Any = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
         return model.requires_grad_(False).train(False), processor
     weights = {"model": args.weights, "previous": args.previous, "base": args.out / "no-weights"}
-    processor = build_processor(args.gguf)
+    processor = build_processor(args.gguf, picture_side(weights[role]))
     return build(args.gguf, processor, weights[role]), processor
 
 
@@ -203,6 +207,8 @@ def main() -> None:
 
     from mmagent.finetune.bundled.pictograms import Sheet
     from mmagent.finetune.bundled.scenes import SceneMaker
+    from mmagent.finetune.bundled.screens import ScreenMaker, fetch_fonts
+    from mmagent.models.vision import SIDE
 
     parser = argparse.ArgumentParser(description="Measure the bundled model on held-out data.")
     parser.add_argument("--model", type=Path, help="model folder; else --gguf with --weights")
@@ -210,6 +216,8 @@ def main() -> None:
     parser.add_argument("--previous", type=Path, help="such a folder of an earlier version")
     parser.add_argument("--gguf", type=Path, help="the base, to be measured beside")
     parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
+    parser.add_argument("--fonts", type=Path, default=Path(".build/fonts"))
+    parser.add_argument("--photos", type=Path, default=Path(".build/photos"))
     parser.add_argument("--out", type=Path, default=Path(".build/evaluation"))
     parser.add_argument("--quick", action="store_true", help="a third of the questions")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="only these")
@@ -228,11 +236,12 @@ def main() -> None:
     roles = [r for r in roles if not args.only or r in args.only]
     if not roles or ("model" in roles and not args.model and not args.gguf):
         parser.error("name a model folder with --model, or the base with --gguf and --weights.")
-    maker = SceneMaker(Sheet.load(args.pictograms))
+    fetch_fonts(args.fonts)
+    maker, screens = SceneMaker(Sheet.load(args.pictograms), SIDE), ScreenMaker(args.fonts, SIDE)
     tasks = set(args.tasks or TASKS) | ({"tool"} if "tool-name" in (args.tasks or ()) else set())
     text = [q for q in _at_most(text_questions(args.quick), args.most) if q.task in tasks]
-    seen = _at_most(picture_questions(maker, args.quick), args.most)
-    seen = [q for q in seen if q.task in tasks] + ([] if args.tasks else photographs())
+    seen = _at_most(picture_questions(maker, args.quick, screens), args.most)
+    seen = [q for q in seen if q.task in tasks] + ([] if args.tasks else photographs(args.photos))
     args.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {}
     for role in roles:

@@ -8,18 +8,22 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
-from mmagent.finetune.bundled.dialogues import Dialogue, Talk, say, user
+from mmagent.finetune.bundled.dialogues import Dialogue, Talk, phrases, say, user
 from mmagent.finetune.bundled.dialogues_album import (
     absent_dialogue,
     album_dialogue,
     doubt_dialogue,
 )
 from mmagent.finetune.bundled.dialogues_calls import tool_dialogue
+from mmagent.finetune.bundled.dialogues_chinese import chinese_dialogue
 from mmagent.finetune.bundled.dialogues_memory import memory_dialogue, told_dialogue
 from mmagent.finetune.bundled.dialogues_persona import persona_dialogue
 from mmagent.finetune.bundled.dialogues_picture import (
@@ -28,9 +32,11 @@ from mmagent.finetune.bundled.dialogues_picture import (
     remembered_picture,
     shown_of,
 )
+from mmagent.finetune.bundled.dialogues_screen import screen_dialogue, shown_on
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
 from mmagent.finetune.bundled.scenes import Scene, SceneMaker
+from mmagent.finetune.bundled.screens import ScreenMaker
 
 __all__ = ["PHOTOGRAPHS", "TASKS", "Question", "photographs", "picture_questions", "text_questions"]
 
@@ -47,6 +53,7 @@ TASKS: dict[str, tuple[str, float | None]] = {
     "side": ("which of two objects is on which side", 0.75),
     "where": ("on which side one of two objects is", 0.75),
     "count": ("one to six objects counted", 0.8),
+    "code": ("code of six characters read off a screen, to the letter", 0.7),
     "recalled": ("object of a recalled picture named", None),
     "ordinal_picture": ("what the first, the second of two pictures showed", None),
     "where_picture": ("which of two pictures shows a thing", None),
@@ -64,6 +71,10 @@ TASKS: dict[str, tuple[str, float | None]] = {
     "tool_plain": ("answers in words where no function is needed", None),
     "form_call": ("form filled in by a forced call", None),
     "json": ("JSON of a schema, all values right", None),
+    "zh_name": ("Chinese: thing named, of 53", None),
+    "zh_background": ("Chinese: background colour", None),
+    "zh_count": ("Chinese: one to six objects counted", None),
+    "zh_persona": ("Chinese: name of the persona", None),
 }
 PHOTOGRAPHS = {
     "chelsea": ("a cat", ("cat", "kitten")),
@@ -75,6 +86,9 @@ PHOTOGRAPHS = {
     "coins": ("coins", ("coin",)),
     "grass": ("grass", ("grass",)),
     "hubble_deep_field": ("stars", ("star",)),
+    "horse": ("a horse", ("horse",)),
+    "moon": ("the moon", ("moon",)),
+    "page": ("a page", ("page", "book", "text")),
     "china.jpg": ("a temple", ("temple", "house", "building", "castle")),
     "flower.jpg": ("a flower", ("flower",)),
 }
@@ -122,8 +136,16 @@ def _named(maker: SceneMaker, quick: bool) -> list[Question]:
     return out
 
 
-def picture_questions(maker: SceneMaker, quick: bool) -> list[Question]:
-    """Questions about pictures of held-out styles."""
+def picture_questions(
+    maker: SceneMaker, quick: bool, screens: ScreenMaker | None = None
+) -> list[Question]:
+    """Questions about pictures of held-out styles.
+
+    Args:
+        maker: draws scenes.
+        quick: ask a third.
+        screens: draws screens; without it no code is asked for.
+    """
     out = _named(maker, quick)
     number = 30 if quick else 100
     rng, words = np.random.default_rng(7), random.Random(7)
@@ -151,6 +173,12 @@ def picture_questions(maker: SceneMaker, quick: bool) -> list[Question]:
 
     gather(("side", "where"), ("pair",), asked("pair"))
     gather(("count",), ("count",), asked("count"))
+    if screens is not None:
+        eyes = np.random.default_rng(8)
+        for _ in range(number):
+            screen = screens.draw(eyes, "test", clean=True)
+            dialogue = screen_dialogue(words, Gallery([shown_on(screen)]), "test", row=0)
+            out.append(Question("code", dialogue.talks[0], (screen.image,)))
     gather(("recalled",), ("single",), lambda g: remembered_picture(words, g, "test", row=0))
     gather(("absent",), ("single",), lambda g: absent_dialogue(words, g, "test", row=0))
     gather(("doubt",), ("nothing",), lambda g: doubt_dialogue(words, g, "test", row=0))
@@ -159,6 +187,17 @@ def picture_questions(maker: SceneMaker, quick: bool) -> list[Question]:
     out[start:] = [Question("doubt-other", q.talk, q.images) for q in out[start:]]
     gather(("ordinal_picture", "where_picture"), ("single", "single"),
            lambda g: album_dialogue(words, g, "test", rows=(0, 1)))  # fmt: skip
+    known = phrases("chinese")["things"]
+    for kind, tasks in (("single", ("zh_name", "zh_background")), ("count", ("zh_count",))):
+        asked_so_far = 0
+        while asked_so_far < number:
+            scene = getattr(maker, kind)(rng, "test", clean=True)
+            shown = shown_of(scene, kind)
+            if shown.names[0] not in known:
+                continue
+            asked_so_far += 1
+            talks = chinese_dialogue(words, Gallery([shown]), "test", row=0).talks
+            out += [Question(t.task, t, (scene.image,)) for t in talks if t.task in tasks]
     # Half of the pairs must be of one thing; that of another style or colour where there is one.
     start = len(out)
     for index in range(number):
@@ -185,6 +224,8 @@ def text_questions(quick: bool) -> list[Question]:
             drawn.append(told_dialogue(rng, "test"))
         for dialogue in drawn:
             out += [Question(t.task, t) for t in dialogue.talks if t.task in TASKS]
+    for _ in range(10 if quick else 40):
+        out += [Question(t.task, t) for t in chinese_dialogue(rng, Gallery([]), "test").talks]
     rng = random.Random(100)
     for index in range(30 if quick else 120):
         talks = list(user_dialogue(rng, "test", known=index % 3 != 0).talks)
@@ -195,31 +236,30 @@ def text_questions(quick: bool) -> list[Question]:
     return out
 
 
-def photographs() -> list[Question]:
-    """One question about each photograph; those that are not installed are left out."""
+def photographs(folder: Path) -> list[Question]:
+    """One question about each photograph; those that are not there are left out.
+
+    Args:
+        folder: where the wheel of scikit-image was unpacked.
+    """
     out = []
     for name, (shows, accept) in PHOTOGRAPHS.items():
-        image = _photograph(name)
+        image = _photograph(name, folder)
         if image is not None:
             turns = (user("What do you see?", 1), say(f"I see {shows}."))
             out.append(Question(f"photograph:{name}", Talk("photograph", turns, accept), (image,)))
     return out
 
 
-def _photograph(name: str) -> Image.Image | None:
-    from importlib.resources import files
-
-    places = (
-        [("sklearn.datasets", f"images/{name}")]
-        if "." in name
-        else [("skimage", f"data/{name}.{ending}") for ending in ("png", "jpg")]
-    )
-    for package, path in places:
+def _photograph(name: str, folder: Path) -> Image.Image | None:
+    places: list[Any] = [folder / "skimage" / "data" / f"{name}.{e}" for e in ("png", "jpg")]
+    if "." in name:
         try:
-            found = files(package).joinpath(path)
+            places = [files("sklearn.datasets").joinpath(f"images/{name}")]
         except ModuleNotFoundError:
-            continue
-        if found.is_file():
-            with found.open("rb") as file:
+            return None
+    for place in places:
+        if place.is_file():
+            with place.open("rb") as file:
                 return Image.open(file).convert("RGB")
     return None

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,11 @@ import numpy.typing as npt
 
 from mmagent.errors import DownloadError, MissingDependencyError
 from mmagent.finetune.bundled.concepts import CONCEPTS
+from mmagent.finetune.bundled.pictograms_emoji import draw_emoji, fetch_emoji, unpacked
 
 __all__ = ["HELD_OUT", "SETS", "SIDE", "Pictogram", "Sheet", "fetch_sets", "render_sheet"]
 
-SIDE = 128  # pixels of a cached pictogram's side
+SIDE = 192  # pixels of a cached pictogram's side
 
 # name → licence as its package states it (SPDX).
 SETS = {
@@ -61,6 +60,28 @@ SETS = {
     "streamline": "CC-BY-4.0",
     "streamline-flex": "CC-BY-4.0",
     "streamline-plump": "CC-BY-4.0",
+    "streamline-color": "CC-BY-4.0",
+    "streamline-cyber": "CC-BY-4.0",
+    "streamline-cyber-color": "CC-BY-4.0",
+    "streamline-flex-color": "CC-BY-4.0",
+    "streamline-kameleon-color": "CC-BY-4.0",
+    "streamline-plump-color": "CC-BY-4.0",
+    "streamline-sharp-color": "CC-BY-4.0",
+    "streamline-stickies-color": "CC-BY-4.0",
+    "streamline-ultimate-color": "CC-BY-4.0",
+    "flat-ui": "MIT",
+    "marketeq": "MIT",
+    "duo-icons": "MIT",
+    "boxicons": "MIT",
+    "carbon": "Apache-2.0",
+    "iconoir": "MIT",
+    "ion": "MIT",
+    "ri": "Apache-2.0",
+    "uil": "Apache-2.0",
+    "vaadin": "Apache-2.0",
+    "cil": "CC-BY-4.0",
+    "maki": "CC0-1.0",
+    "temaki": "CC0-1.0",
     "openmoji": "CC-BY-SA-4.0",
     "emojione-v1": "CC-BY-SA-4.0",
 }
@@ -74,11 +95,14 @@ _NOT = frozenset({"mdi:apple", "hugeicons:apple", "icon-park:apple", "icon-park-
                   "icon-park-solid:apple", "icon-park-twotone:apple", "ph:orange", "mdi:cut",
                   "mdi:flash", "game-icons:fort", "mdi:hotel", "ph:drop-simple", "mdi:opera",
                   "material-symbols:home-pin", "hugeicons:flash", "fluent:flash", "solar:key",
-                  "mdi:bat", "material-symbols:cut"})  # fmt: skip
+                  "mdi:bat", "material-symbols:cut", "ri:apple", "boxicons:apple", "uil:apple",
+                  "cil:apple", "vaadin:apple", "ion:apple", "iconoir:apple", "iconoir:orange",
+                  "carbon:apple", "carbon:bat", "carbon:fish", "carbon:arrow"})  # fmt: skip
 _VARIANT = re.compile(
     r"-(fill|filled|bold|duotone|light|thin|line|linear|outline|outlined|rounded|sharp|broken|"
     r"line-duotone|bold-duotone|solid|remix|regular|color|twotone|\d\d-filled|\d\d-regular|\d\d)$"
 )
+_SKIPPED = re.compile(r"(skin-tone|-off$|-off-|-dark$|-light$|-medium|flag-|keycap|-slash)")
 _PREFIX = re.compile(r"^(animal|food|vehicle|drink|fruit)-")
 
 
@@ -125,19 +149,12 @@ def fetch_sets(folder: Path) -> None:
     for name in SETS:
         if (folder / name / "icons.json").exists():
             continue
-        command = ["npm", "pack", "--silent", f"@iconify-json/{name}"]
-        try:
-            done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise DownloadError(f"npm could not fetch @iconify-json/{name}: {error}") from error
-        archive = folder / done.stdout.strip().splitlines()[-1]
-        (folder / name).mkdir(exist_ok=True)
-        with tarfile.open(archive) as tar:
-            for member in ("icons.json", "info.json"):
-                entry = tar.extractfile(f"package/{member}")
-                if entry is not None:
-                    (folder / name / member).write_bytes(entry.read())
-        archive.unlink()
+        unpacked(folder, f"@iconify-json/{name}", name, lambda m: m in ("icons.json", "info.json"))
+    fetch_emoji(folder)
+
+
+def _by_icon() -> dict[str, int]:
+    return {icon: index for index, c in enumerate(CONCEPTS) for icon in c.icons}
 
 
 def _base_name(icon: str) -> str:
@@ -149,12 +166,12 @@ def _base_name(icon: str) -> str:
 
 def _wanted(style: str, data: dict[str, Any]) -> Iterator[Pictogram]:
     """The icons of a set that show a concept, and for emoji sets all the others too."""
-    by_icon = {icon: index for index, c in enumerate(CONCEPTS) for icon in c.icons}
+    by_icon = _by_icon()
     info = data.get("info", {})
     plain = not info.get("palette", False)
     seen: dict[int, int] = {}
     for icon in data["icons"]:
-        if re.search(r"(skin-tone|-off$|-off-|-dark$|-light$|-medium|flag-|keycap|-slash)", icon):
+        if _SKIPPED.search(icon):
             continue
         base = icon if style in _EMOJI else _base_name(icon)
         label = by_icon.get(base, -1)
@@ -186,6 +203,7 @@ def render_sheet(folder: Path, cache: Path) -> Sheet:
 
     from PIL import Image
 
+    by_icon = _by_icon()
     pixels: list[npt.NDArray[np.uint8]] = []
     items: list[Pictogram] = []
     for style in SETS:
@@ -218,6 +236,14 @@ def render_sheet(folder: Path, cache: Path) -> Sheet:
             pixels.append(array)
             items.append(item)
         print(f"{style}: {sum(i.style == style for i in items)} pictograms", flush=True)
+    for emoji, picture in draw_emoji(folder, SIDE):
+        icon_name = emoji.name
+        label = by_icon.get(icon_name, -1)
+        if label < 0 and (emoji.plain or _SKIPPED.search(icon_name)):
+            continue
+        text = CONCEPTS[label].name if label >= 0 else icon_name.replace("-", " ")
+        pixels.append(np.asarray(picture))
+        items.append(Pictogram(emoji.style, icon_name, label, text, emoji.plain))
     sheet = np.stack(pixels)
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.with_suffix(".json").write_text(json.dumps([vars(i) for i in items]), "utf-8")

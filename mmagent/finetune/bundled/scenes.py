@@ -19,7 +19,7 @@ from mmagent.finetune.bundled.concepts import CONCEPTS, Concept
 from mmagent.finetune.bundled.emptiness import nothing
 from mmagent.finetune.bundled.pictograms import HELD_OUT, Pictogram, Sheet
 
-__all__ = ["SHADES", "Placed", "Scene", "SceneMaker"]
+__all__ = ["SHADES", "Placed", "Scene", "SceneMaker", "disturb"]
 
 # Several centres for each basic colour: people call all of these by the one name.
 SHADES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -85,7 +85,7 @@ class SceneMaker:
         side: pixels of a scene's side.
     """
 
-    def __init__(self, sheet: Sheet, side: int = 160) -> None:
+    def __init__(self, sheet: Sheet, side: int = 224) -> None:
         self.sheet = sheet
         self.side = side
         self._by_label: dict[bool, dict[int, dict[str, list[int]]]] = {
@@ -101,18 +101,22 @@ class SceneMaker:
             else:
                 self._others[item.text in unseen].append(row)
 
+    def has(self, split: str, label: int) -> bool:
+        """Whether a style of the split has a concept."""
+        return bool(self._by_label[split == "test"][label])
+
     def pick(
         self, rng: np.random.Generator, split: str, label: int, style: str | None = None
     ) -> int:
         """The row of a random pictogram of concept `label`.
 
-        All styles are alike likely, except that those in several colours count twice.
+        All styles are alike likely, except that those in several colours count three times.
         """
         styles = self._by_label[split == "test"][label]
         if style is None:
             names = list(styles)
             weights = np.array(
-                [1.0 if self.sheet.items[styles[n][0]].plain else 2.0 for n in names]
+                [1.0 if self.sheet.items[styles[n][0]].plain else 3.0 for n in names]
             )
             style = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         rows = styles[style]
@@ -208,7 +212,7 @@ class SceneMaker:
             )
             placed.append(Placed(item, tint[0] if item.plain and tint else None, box))
         if not clean:
-            picture = _disturb(rng, picture)
+            picture = disturb(rng, picture)
         return Scene(picture, tuple(placed), background)
 
     def _background(
@@ -276,6 +280,12 @@ class SceneMaker:
                 stretch = rng.uniform(0.8, 1.0)
                 shape = (size, max(8, round(size * stretch)))
                 sprite = sprite.resize(shape if rng.random() < 0.5 else shape[::-1])
+            if rng.random() < 0.3:  # seen from aside
+                lean, edge = rng.normal(0, 0.12), sprite.size[0]
+                shear = (1, lean, -lean * edge / 2, 0, 1, 0)
+                sprite = sprite.transform(
+                    sprite.size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR
+                )
             sprite = sprite.rotate(rng.normal(0, 10), Image.Resampling.BILINEAR, expand=False)
         sprite.thumbnail((size, size))
         if sprite.size[0] < size and sprite.size[1] < size:
@@ -310,7 +320,16 @@ def _recolour(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
             .point(lambda v: 255 - min(255, v * 3))
         )
         colour = Image.merge("RGB", (edges, edges, edges))
-    elif draw < 0.56:
+    elif draw < 0.68:  # flat colours within dark outlines, as in a comic
+        flat = colour.point([v & 224 for v in range(256)] * 3) if rng.random() < 0.5 else colour
+        grey = Image.merge("RGB", [flat.convert("L")] * 3).filter(ImageFilter.FIND_EDGES)
+        strong = 255 - np.asarray(grey.convert("L"), np.float32) * rng.uniform(2, 5)
+        wide = Image.fromarray(np.clip(strong, 0, 255).astype(np.uint8))
+        wide = wide.filter(ImageFilter.MinFilter(3))
+        inner = alpha.filter(ImageFilter.MinFilter(5 if rng.random() < 0.5 else 7))
+        line = np.minimum(np.asarray(wide), np.asarray(inner)).astype(np.float32)[..., None] / 255
+        colour = Image.fromarray((np.asarray(flat) * line).astype(np.uint8), "RGB")
+    elif draw < 0.74:
         bits = int(rng.integers(1, 3))
         colour = colour.point([v & (256 - (1 << (8 - bits))) for v in range(256)] * 3)
     result = colour.convert("RGBA")
@@ -318,7 +337,7 @@ def _recolour(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
     return result
 
 
-def _disturb(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+def disturb(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     """What cameras, screens and files do to a picture."""
     if rng.random() < 0.2:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))

@@ -22,7 +22,7 @@ from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.scenes import SHADES
 from mmagent.models.vision import FEATURES
 
-__all__ = ["Heads", "load_imagenet", "save_trunk", "without_gates"]
+__all__ = ["Heads", "Projector", "load_imagenet", "load_trunk", "save_trunk", "without_gates"]
 
 TEXT_WIDTH = 384
 _RENAME = (
@@ -80,8 +80,6 @@ class Heads(nn.Module):
         self.embed = nn.Linear(FEATURES, TEXT_WIDTH)
         self.background = nn.Linear(FEATURES, len(SHADES))
         self.tint = nn.Linear(FEATURES, len(SHADES))
-        self.count = nn.Linear(FEATURES, 7)
-        self.cell = nn.Linear(FEATURES, len(CONCEPTS) + 1)  # the last: nothing there
         self.scale = nn.Parameter(torch.tensor(2.5))
 
     def forward(self, features: Tensor, texts: Tensor) -> dict[str, Tensor]:
@@ -92,24 +90,55 @@ class Heads(nn.Module):
             texts: unit vectors of all texts, [K, 384].
 
         Returns:
-            concept [B, C], text [B, K], background and tint [B, 11], count [B, 7],
-            cell [B, h*w, C+1].
+            thing [B, C], text [B, K], background and tint [B, 11].
         """
         pooled = features.mean((2, 3))  # [B, 1280]
-        cells = features.flatten(2).transpose(1, 2)  # [B, h*w, 1280]
         unit = nn.functional.normalize(self.embed(pooled), dim=-1)  # [B, 384]
         return {
-            "concept": self.concept(pooled),
+            "thing": self.concept(pooled),
             "text": unit @ texts.T * self.scale.exp(),
             "background": self.background(pooled),
             "tint": self.tint(pooled),
-            "count": self.count(pooled),
-            "cell": self.cell(cells),
         }
 
 
-def save_trunk(trunk: EfficientNetModel, heads: Heads, folder: Path, meta: dict[str, Any]) -> None:
-    """Write `vision.safetensors` (half precision, no gates) and `embedding_head.safetensors`."""
+class Projector(nn.Module):
+    """The projector of transformers' FastVLM, by the same names: [..., 1280] to [..., D]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(FEATURES, width)
+        self.act = nn.GELU()
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Image tokens of features, cell by cell."""
+        tokens: Tensor = self.linear_2(self.act(self.linear_1(features)))
+        return tokens
+
+
+def load_trunk(trunk: EfficientNetModel, weights: Path) -> None:
+    """Fill `trunk` with a `vision.safetensors` that `save_trunk` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    from safetensors.torch import load_file
+
+    state = {k: v.float() for k, v in load_file(weights).items()}
+    left = trunk.load_state_dict(state, strict=False)
+    if left.unexpected_keys:
+        raise ValueError(f"{weights} is not the tower: {left.unexpected_keys[0]} is unknown.")
+
+
+def save_trunk(
+    trunk: EfficientNetModel, heads: Heads, projector: Projector, folder: Path,
+    meta: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write `vision.safetensors`, `projector.safetensors` and `embedding_head.safetensors`.
+
+    The first two are in half precision, the trunk without its gates.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,5 +149,7 @@ def save_trunk(trunk: EfficientNetModel, heads: Heads, folder: Path, meta: dict[
     }
     notes = {key: str(value) for key, value in meta.items()}
     save_file(state, folder / "vision.safetensors", notes)
+    said = {k: v.half().contiguous() for k, v in projector.state_dict().items()}
+    save_file(said, folder / "projector.safetensors", notes)
     head = {k: v.contiguous() for k, v in heads.embed.state_dict().items()}
     save_file(head, folder / "embedding_head.safetensors", notes)

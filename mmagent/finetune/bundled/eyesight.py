@@ -1,0 +1,127 @@
+"""How well the eye sees by itself, on styles, fonts and layouts that it never trained on.
+
+No language model takes part: the words are read off the image tokens. What is wrong here the
+language model cannot put right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmagent.finetune.bundled.concepts import CONCEPTS
+from mmagent.finetune.bundled.dialogues_screen import shown_on
+from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon, labels_of
+from mmagent.finetune.bundled.scenes import Scene
+from mmagent.finetune.bundled.screens import LETTERS, Screen
+from mmagent.finetune.bundled.sight import Draw, batch_of, scores_of
+
+__all__ = ["eyesight", "spelt"]
+
+
+def spelt(much: Tensor) -> str:
+    """The letters that the cells say, row by row: the longest row.
+
+    Args:
+        much: how much of each word every cell says, [T, W].
+    """
+    grid = round(len(much) ** 0.5)
+    first = scores_of(much, "first").argmax(-1).tolist()
+    second = scores_of(much, "second").argmax(-1).tolist()
+    rows = []
+    for row in range(grid):
+        text = ""
+        for cell in range(row * grid, (row + 1) * grid):
+            text += "".join(LETTERS[k] for k in (first[cell], second[cell]) if k < len(LETTERS))
+        rows.append(text)
+    return max(rows, key=len)
+
+
+@torch.inference_mode()
+def eyesight(
+    trunk: Any, projector: Any, draw: Draw, lexicon: Lexicon, *, number: int = 100, seed: int = 7
+) -> dict[str, float]:
+    """Shares that are right.
+
+    Args:
+        trunk: gives features [B, 1280, h, w].
+        projector: makes image tokens of them.
+        draw: draws the pictures.
+        lexicon: the words.
+        number: pictures of each kind; twice as many single ones.
+        seed: of the pictures.
+
+    Returns:
+        name (among all concepts), everyday (the same, of the 100), name-disturbed, background,
+        side, count, letters, code; nothing and unknown (said where it is so), doubted (said
+        where a known thing is).
+    """
+    rng = np.random.default_rng(seed)
+    right: dict[str, list[float]] = {}
+
+    def note(key: str, value: bool) -> None:
+        right.setdefault(key, []).append(float(value))
+
+    everyday = [i for i, c in enumerate(CONCEPTS) if c.everyday]
+    for kind, clean in (("single", True), ("single", False), ("pair", True), ("count", True),
+                        ("screen", True), ("nothing", True), ("other", True)):  # fmt: skip
+        drawn: list[tuple[str, Scene | Screen]] = []
+        for index in range(number):
+            label = everyday[index % 100]
+            if kind == "single" and draw.scenes.has("test", label):
+                drawn.append((kind, draw.scenes.single(rng, "test", label, clean=clean)))
+            elif kind != "single":
+                drawn.append((kind, draw.one(rng, kind, "test", clean=clean)))
+        for start in range(0, len(drawn), 32):
+            part = drawn[start : start + 32]
+            texts = {p.item.text: 0 for _, s in part if isinstance(s, Scene) for p in s.objects}
+            batch = batch_of(part, texts)
+            x = batch["pixels"].contiguous(memory_format=torch.channels_last)
+            features = trunk(x).last_hidden_state
+            said = projector(features.flatten(2).transpose(1, 2))  # [B, T, D]
+            for one, (_, picture) in enumerate(part):
+                much = lexicon.read(said[one])  # [T, W]
+                _judge(note, kind if clean else "disturbed", picture, much, batch, one)
+    return {key: round(float(np.mean(values)), 3) for key, values in right.items()}
+
+
+def _judge(
+    note: Any, kind: str, picture: Scene | Screen, much: Tensor, batch: dict[str, Tensor], one: int
+) -> None:
+    whole = much.mean(0)
+    doubt = int(scores_of(whole, "doubt").argmax())
+    if isinstance(picture, Screen):
+        read = spelt(much)
+        note("code", read == picture.code)
+        grid = round(len(much) ** 0.5)
+        label = labels_of(shown_on(picture), grid, picture.letters)["first"]
+        asked = (label >= 0) & (label < len(LETTERS))
+        said = scores_of(much, "first").argmax(-1)
+        for right in (said == label)[asked].tolist():
+            note("letters", right)
+        return
+    if kind in ("nothing", "other"):
+        note("nothing" if kind == "nothing" else "unknown", doubt < len(DOUBTS))
+        return
+    first, last = Lexicon.span("concept")
+    if kind in ("single", "disturbed"):
+        note("name" if kind == "single" else "name-disturbed",
+             int(whole[first:last].argmax()) == picture.objects[0].item.label)  # fmt: skip
+        note("doubted", doubt < len(DOUBTS))
+        if kind == "single":
+            behind = batch["colour"][one] >= 0
+            shade = scores_of(much[behind].mean(0), "colour")[: len(GROUPS["colour"])]
+            note("background", GROUPS["colour"][int(shade.argmax())] == picture.background)
+    elif kind == "pair":
+        label = batch["side"][one]
+        for side in set(label[label >= 0].tolist()):
+            cells = much[label == side].mean(0)
+            note("side", int(scores_of(cells, "side").argmax()) == side)
+            names = batch["concept"][one][label == side]
+            note("pair-name", int(cells[first:last].argmax()) == int(names[0]))
+    elif kind == "count":
+        number = int(scores_of(whole, "number")[: len(GROUPS["number"])].argmax())
+        note("count", number == len(picture.objects))

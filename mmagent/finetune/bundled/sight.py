@@ -1,0 +1,179 @@
+"""What stage A shows and asks: pictures drawn anew, their labels, and the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss, pad
+
+from mmagent.finetune.bundled.dialogues_picture import shown_of
+from mmagent.finetune.bundled.dialogues_screen import shown_on
+from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
+from mmagent.finetune.bundled.pictograms import Sheet
+from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
+from mmagent.finetune.bundled.screens import Screen, ScreenMaker
+
+__all__ = ["Draw", "batch_of", "losses", "pixels_of", "scores_of"]
+
+_SHARES = {"single": 0.36, "other": 0.08, "pair": 0.15, "count": 0.12, "screen": 0.12,
+           "wall": 0.13, "nothing": 0.04}  # fmt: skip
+_COLOUR = {name: index for index, name in enumerate(SHADES)}
+_SHARP = 16.0  # a word said in full has this logit
+_SILENT = 10.0  # where no word of a group is said, the odds for that
+_ASKED = {"concept": 1.0, "colour": 0.3, "side": 0.4, "number": 0.4, "doubt": 0.4,
+          "first": 0.8, "second": 0.5}  # fmt: skip
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """A picture as the tower takes it: float32 [3, S, S] in -1 … 1."""
+    array = np.asarray(image, np.float32) / 127.5 - 1.0
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+class Draw:
+    """Draws the pictures of stage A by their shares.
+
+    Args:
+        sheet: the pictograms.
+        fonts: the folder of the fonts.
+        side: pixels of a picture's side.
+    """
+
+    def __init__(self, sheet: Sheet, fonts: Path, side: int) -> None:
+        self.scenes, self.screens = SceneMaker(sheet, side), ScreenMaker(fonts, side)
+
+    def some(
+        self, rng: np.random.Generator, number: int, split: str = "train"
+    ) -> list[tuple[str, Scene | Screen]]:
+        """So many pictures, each with its kind."""
+        kinds = rng.choice(list(_SHARES), number, p=list(_SHARES.values()))
+        clean = rng.random(number) < 0.25
+        return [
+            (str(kind), self.one(rng, str(kind), split, clean=bool(c)))
+            for kind, c in zip(kinds, clean, strict=True)
+        ]
+
+    def one(
+        self, rng: np.random.Generator, kind: str, split: str, *, clean: bool
+    ) -> Scene | Screen:
+        """One picture of a kind."""
+        if kind == "screen":
+            return self.screens.draw(rng, split, clean=clean)
+        if kind == "wall":
+            return self.screens.wall(rng, clean=clean)
+        scene: Scene = getattr(self.scenes, kind)(rng, split, clean=clean)
+        return scene
+
+
+def batch_of(
+    drawn: Sequence[tuple[str, Scene | Screen]], texts: dict[str, int]
+) -> dict[str, Tensor]:
+    """Pixels and labels of some pictures; -100 where a label does not apply.
+
+    Args:
+        drawn: pictures with their kinds, all of one size.
+        texts: number of every text that a picture can be of.
+
+    Returns:
+        pixels [B, 3, S, S]; thing (a concept), text, background and tint [B]; words [B, T, W];
+        and for every group of words its label of each cell, [B, T].
+    """
+    grid = drawn[0][1].image.size[0] // 32
+    rows: dict[str, list[Any]] = {k: [] for k in ("thing", "text", "background", "tint")}
+    words, labels = [], []
+    for kind, picture in drawn:
+        thing = text = tint = IGNORE
+        if isinstance(picture, Screen):
+            shown, letters = shown_on(picture), picture.letters
+        else:
+            shown, letters = shown_of(picture, kind), ()
+            if len({p.item.label for p in picture.objects}) == 1:
+                one = picture.objects[0]
+                text = texts[one.item.text]
+                thing = one.item.label if one.item.label >= 0 else IGNORE
+                tint = _COLOUR[one.colour] if one.colour else IGNORE
+        rows["thing"].append(thing)
+        rows["text"].append(text)
+        rows["tint"].append(tint)
+        rows["background"].append(_COLOUR[shown.background] if shown.background else IGNORE)
+        words.append(weights_of(shown, grid, letters))
+        labels.append(labels_of(shown, grid, letters))
+    batch = {key: torch.tensor(value) for key, value in rows.items()}
+    batch |= {group: torch.stack([row[group] for row in labels]) for group in GROUPS}
+    batch["words"] = torch.stack(words)
+    batch["pixels"] = torch.stack([pixels_of(picture.image) for _, picture in drawn])
+    return batch
+
+
+def scores_of(coefficients: Tensor, group: str) -> Tensor:
+    """Logits of a group's words, and of none of them, from how much of each word is said.
+
+    Args:
+        coefficients: [..., W].
+        group: one of `GROUPS`.
+
+    Returns:
+        [..., words of the group + 1].
+    """
+    first, last = Lexicon.span(group)
+    none = math.log(_SILENT * (last - first))
+    return pad(coefficients[..., first:last] * _SHARP, (0, 1), value=none)
+
+
+def _evenly(scores: Tensor, label: Tensor) -> Tensor:
+    """Mean over the cells that say a word, and over those that say none, in equal parts.
+
+    Letters stand in few cells; among all the others they would hardly count.
+
+    Args:
+        scores: [N, C], the last for no word.
+        label: [N].
+    """
+    none = scores.shape[-1] - 1
+    each = cross_entropy(scores, label, ignore_index=IGNORE, reduction="none")  # [N]
+    said, silent = (label >= 0) & (label < none), label == none
+    parts = [each[cells].mean() for cells in (said, silent) if bool(cells.any())]
+    return torch.stack(parts).mean()
+
+
+def losses(
+    out: dict[str, Tensor], said: Tensor, batch: dict[str, Tensor], lexicon: Lexicon
+) -> dict[str, Tensor]:
+    """What is to be made small, by part, weighted.
+
+    Args:
+        out: scores of the heads (`tower.Heads`).
+        said: the projector's image tokens, [B, T, D].
+        batch: from `batch_of`.
+        lexicon: the words.
+    """
+    parts: dict[str, Tensor] = {}
+    for key, weight in {"thing": 1.0, "text": 0.5, "background": 0.3, "tint": 0.3}.items():
+        if bool((batch[key] >= 0).any()):
+            smooth = 0.1 if key in ("thing", "text") else 0.0
+            parts[key] = weight * cross_entropy(out[key], batch[key], label_smoothing=smooth)
+    much = lexicon.read(said)  # [B, T, W]
+    for group, weight in _ASKED.items():
+        label = batch[group]
+        if bool((label >= 0).any()):
+            scores = scores_of(much, group).flatten(0, 1)
+            parts[f"word {group}"] = weight * _evenly(scores, label.flatten())
+    # All cells together name the one kind of thing, and how many there are.
+    whole = much.mean(1)  # [B, W]
+    if bool((batch["thing"] >= 0).any()):
+        scores = scores_of(whole * 2, "concept")
+        parts["whole"] = cross_entropy(scores, batch["thing"])
+    numbers = batch["number"].amax(1)
+    if bool((numbers >= 0).any()):
+        parts["total"] = 0.6 * cross_entropy(scores_of(whole, "number"), numbers)
+    want = batch["words"] @ lexicon.vectors  # [B, T, D]
+    scale = lexicon.vectors.pow(2).mean()
+    parts["near"] = 0.5 * mse_loss(said - lexicon.mean, want) / scale
+    return parts
