@@ -20,7 +20,7 @@ from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
 from mmagent.finetune.bundled.screens import Screen, ScreenMaker
 
-__all__ = ["Draw", "batch_of", "losses", "pixels_of", "scores_of"]
+__all__ = ["Draw", "batch_of", "direct_losses", "losses", "pixels_of", "scores_of"]
 
 _SHARES = {"single": 0.36, "other": 0.08, "pair": 0.15, "count": 0.12, "screen": 0.12,
            "wall": 0.13, "nothing": 0.04}  # fmt: skip
@@ -29,6 +29,8 @@ _SHARP = 16.0  # a word said in full has this logit
 _SILENT = 10.0  # where no word of a group is said, the odds for that
 _ASKED = {"concept": 1.0, "colour": 0.3, "side": 0.4, "number": 0.4, "doubt": 0.4,
           "first": 0.8, "second": 0.5}  # fmt: skip
+
+_DIRECTLY = {"concept": 0.5, "side": 0.2, "first": 1.0, "second": 0.6}
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -176,4 +178,22 @@ def losses(
     want = batch["words"] @ lexicon.vectors  # [B, T, D]
     scale = lexicon.vectors.pow(2).mean()
     parts["near"] = 0.5 * mse_loss(said - lexicon.mean, want) / scale
+    return parts
+
+
+def direct_losses(scores: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same of the features themselves, by part, weighted.
+
+    Args:
+        scores: from `tower.CellHeads`.
+        batch: from `batch_of`.
+    """
+    parts: dict[str, Tensor] = {}
+    for group, weight in _DIRECTLY.items():
+        label = batch[group]
+        if bool((label >= 0).any()):
+            parts[f"cell {group}"] = weight * _evenly(scores[group].flatten(0, 1), label.flatten())
+    numbers = batch["number"].amax(1)
+    if bool((numbers >= 0).any()):
+        parts["cell number"] = cross_entropy(scores["number"], numbers, ignore_index=IGNORE)
     return parts

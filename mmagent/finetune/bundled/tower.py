@@ -19,12 +19,22 @@ from torch import Tensor, nn
 from transformers import EfficientNetModel
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
+from mmagent.finetune.bundled.lexicon import GROUPS
 from mmagent.finetune.bundled.scenes import SHADES
 from mmagent.models.vision import FEATURES
 
-__all__ = ["Heads", "Projector", "load_imagenet", "load_trunk", "save_trunk", "without_gates"]
+__all__ = [
+    "CellHeads",
+    "Heads",
+    "Projector",
+    "load_imagenet",
+    "load_trunk",
+    "save_trunk",
+    "without_gates",
+]
 
 TEXT_WIDTH = 384
+_DIRECT = ("concept", "side", "first", "second")
 _RENAME = (
     (r"^_conv_stem\.", "embeddings.convolution."),
     (r"^_bn0\.", "embeddings.batchnorm."),
@@ -100,6 +110,33 @@ class Heads(nn.Module):
             "background": self.background(pooled),
             "tint": self.tint(pooled),
         }
+
+
+class CellHeads(nn.Module):
+    """What every cell's features are asked for directly; thrown away after training.
+
+    The words that the projector says are alike (K and P more so than cat and dog), and what is
+    taught through them alone comes slowly.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {group: nn.Linear(FEATURES, len(GROUPS[group]) + 1) for group in _DIRECT}
+        )
+        self.number = nn.Linear(FEATURES, len(GROUPS["number"]))
+
+    def forward(self, cells: Tensor) -> dict[str, Tensor]:
+        """Scores of the words of some groups, and of none of them.
+
+        Args:
+            cells: features, [B, T, 1280].
+
+        Returns:
+            concept, side, first, second: [B, T, words + 1]; number: [B, 7].
+        """
+        scores: dict[str, Tensor] = {group: head(cells) for group, head in self.heads.items()}
+        return scores | {"number": self.number(cells.mean(1))}
 
 
 class Projector(nn.Module):

@@ -29,8 +29,9 @@ from mmagent.finetune.bundled.eyesight import eyesight
 from mmagent.finetune.bundled.lexicon import Lexicon
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.screens import fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, batch_of, losses
+from mmagent.finetune.bundled.sight import Draw, batch_of, direct_losses, losses
 from mmagent.finetune.bundled.tower import (
+    CellHeads,
     Heads,
     Projector,
     load_imagenet,
@@ -109,7 +110,9 @@ class TowerRun:
         self.mean_heads = swa.AveragedModel(self.heads, multi_avg_fn=average)
         self.mean_projector = swa.AveragedModel(self.projector, multi_avg_fn=average)
         trainable = [p for p in self.trunk.parameters() if p.requires_grad]
-        others = [*self.heads.parameters(), *self.projector.parameters()]
+        self.cells = CellHeads()
+        others = [*self.heads.parameters(), *self.projector.parameters(),
+                  *self.cells.parameters()]  # fmt: skip
         self.learning = [*trainable, *others]
         self.optimizer = torch.optim.AdamW(
             [{"params": trainable, "peak": lr}, {"params": others, "peak": lr * 3}],
@@ -132,8 +135,9 @@ class TowerRun:
             module.eval()
         x = batch["pixels"].contiguous(memory_format=torch.channels_last)
         features = self.trunk(x).last_hidden_state  # [B, 1280, h, w]
-        said = self.projector(features.flatten(2).transpose(1, 2))  # [B, T, D]
-        parts = losses(self.heads(features, self.texts), said, batch, self.lexicon)
+        cells = features.flatten(2).transpose(1, 2)  # [B, T, 1280]
+        parts = losses(self.heads(features, self.texts), self.projector(cells), batch, self.lexicon)
+        parts |= direct_losses(self.cells(cells), batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(parts.values())).sum())
         together.share_gradients(self.learning)
@@ -149,6 +153,7 @@ class TowerRun:
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {"trunk": self.trunk, "heads": self.heads, "projector": self.projector,
+                "cells": self.cells,
                 "mean_trunk": self.mean_trunk, "mean_heads": self.mean_heads,
                 "mean_projector": self.mean_projector, "optimizer": self.optimizer}  # fmt: skip
 
