@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
 
     sheet = Sheet.load(args.pictograms)
-    maker = SceneMaker(sheet, 160)
+    maker = SceneMaker(sheet)
     rng = np.random.default_rng(2026)
     rows = [r for r, i in enumerate(sheet.items) if i.style in HELD_OUT and i.label >= 0]
     chosen = [

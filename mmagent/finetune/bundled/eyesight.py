@@ -2,10 +2,15 @@
 
 No language model takes part: the words are read off the image tokens. What is wrong here the
 language model cannot put right.
+
+    python -m mmagent.finetune.bundled.eyesight --weights mmagent/models/tiny --gguf FILE
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,3 +130,36 @@ def _judge(
     elif kind == "count":
         number = int(scores_of(whole, "number")[: len(GROUPS["number"])].argmax())
         note("count", number == len(picture.objects))
+
+
+def main() -> None:
+    """Measure a weights folder and print the shares."""
+    from safetensors.torch import load_file
+
+    from mmagent.finetune.bundled.pictograms import Sheet
+    from mmagent.finetune.bundled.screens import fetch_fonts
+    from mmagent.finetune.bundled.tower import Projector, load_trunk, without_gates
+    from mmagent.models.assemble import picture_side
+    from mmagent.models.vision import new_trunk
+
+    parser = argparse.ArgumentParser(description="How well does the eye see by itself?")
+    parser.add_argument("--weights", type=Path, required=True, help="vision and projector")
+    parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2-135M-Instruct")
+    parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
+    parser.add_argument("--fonts", type=Path, default=Path(".build/fonts"))
+    parser.add_argument("--number", type=int, default=200, help="pictures of each kind")
+    args = parser.parse_args()
+    fetch_fonts(args.fonts)
+    lexicon = Lexicon.from_gguf(args.gguf)
+    trunk: Any = without_gates(new_trunk())
+    trunk.eval()
+    projector = Projector(lexicon.vectors.shape[1])
+    load_trunk(trunk, args.weights / "vision.safetensors")
+    state = load_file(args.weights / "projector.safetensors")
+    projector.load_state_dict({key: value.float() for key, value in state.items()})
+    draw = Draw(Sheet.load(args.pictograms), args.fonts, picture_side(args.weights))
+    print(json.dumps(eyesight(trunk, projector, draw, lexicon, number=args.number), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,19 @@ class Lexicon:
                 rows.append((parts * weights[:, None]).sum(0))
         vectors = torch.stack(rows)
         return cls(vectors, mean, torch.linalg.pinv(vectors))
+
+    @classmethod
+    def from_gguf(cls, gguf: Path) -> Lexicon:
+        """Look the words up in the language model's file."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        where = {"gguf_file": gguf.name}
+        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **where)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **where, quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )  # fmt: skip
+        return cls.of(tokenizer, model.get_input_embeddings().weight.detach())
 
     @staticmethod
     def span(group: str) -> tuple[int, int]:

@@ -67,18 +67,6 @@ def text_matrix(texts: list[str], model_folder: Path) -> Tensor:
     return normalize(total, dim=-1)
 
 
-def _lexicon(gguf: Path) -> Lexicon:
-    """The words' vectors from the language model's file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    where = {"gguf_file": gguf.name}
-    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    return Lexicon.of(tokenizer, model.get_input_embeddings().weight.detach())
-
-
 class TowerRun:
     """The state of a training run: the parts, their moving averages, optimiser, time spent.
 
@@ -182,7 +170,7 @@ def _work(args: argparse.Namespace) -> None:
         load_trunk(trunk, args.start)
     else:
         load_imagenet(trunk, args.imagenet)
-    lexicon = _lexicon(args.gguf)
+    lexicon = Lexicon.from_gguf(args.gguf)
     run = TowerRun(trunk, text_matrix(names, args.text_model), lexicon,
                    minutes=args.minutes, lr=args.lr, seed=args.seed)  # fmt: skip
     checkpoint = args.out / "stage-a.pt"
