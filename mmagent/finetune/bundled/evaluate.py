@@ -85,6 +85,9 @@ def judged(question: Question, answer: str) -> dict[str, bool]:
         return {question.task: answer == talk.answer}
     if question.task == "tool_plain":
         return {"tool_plain": bool(answer) and "<tool_call>" not in answer}
+    if question.task == "code":  # what is not read should not be made up
+        return {"code": is_right(answer, talk.accept),
+                "unread": is_right(answer, ("cannot read", "cannot tell"))}  # fmt: skip
     return {question.task: is_right(answer, talk.accept)}
 
 

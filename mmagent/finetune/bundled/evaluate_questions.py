@@ -54,6 +54,7 @@ TASKS: dict[str, tuple[str, float | None]] = {
     "where": ("on which side one of two objects is", 0.75),
     "count": ("one to six objects counted", 0.8),
     "code": ("code of six characters read off a screen, to the letter", 0.7),
+    "unread": ("or says that it cannot read the code", None),
     "recalled": ("object of a recalled picture named", None),
     "ordinal_picture": ("what the first, the second of two pictures showed", None),
     "where_picture": ("which of two pictures shows a thing", None),

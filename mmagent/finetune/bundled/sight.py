@@ -22,8 +22,8 @@ from mmagent.finetune.bundled.screens import Screen, ScreenMaker
 
 __all__ = ["Draw", "batch_of", "direct_losses", "losses", "pixels_of", "scores_of"]
 
-_SHARES = {"single": 0.36, "other": 0.08, "pair": 0.15, "count": 0.12, "screen": 0.12,
-           "wall": 0.13, "nothing": 0.04}  # fmt: skip
+_SHARES = {"single": 0.42, "other": 0.04, "pair": 0.12, "count": 0.25, "screen": 0.05,
+           "wall": 0.08, "nothing": 0.04}  # fmt: skip
 _COLOUR = {name: index for index, name in enumerate(SHADES)}
 _SHARP = 16.0  # a word said in full has this logit
 _SILENT = 10.0  # where no word of a group is said, the odds for that
@@ -174,7 +174,7 @@ def losses(
         parts["whole"] = cross_entropy(scores, batch["thing"])
     numbers = batch["number"].amax(1)
     if bool((numbers >= 0).any()):
-        parts["total"] = 0.6 * cross_entropy(scores_of(whole, "number"), numbers)
+        parts["total"] = 1.0 * cross_entropy(scores_of(whole, "number"), numbers)
     want = batch["words"] @ lexicon.vectors  # [B, T, D]
     scale = lexicon.vectors.pow(2).mean()
     parts["near"] = 0.5 * mse_loss(said - lexicon.mean, want) / scale
