@@ -175,6 +175,7 @@ def build_trainer(
 
     from mmagent.finetune.callbacks import LogCallback, ProgressCallback
     from mmagent.finetune.encoding import ChatCollator
+    from mmagent.finetune.sharding import ShardingCallback, prepare_sharding
     from mmagent.finetune.towers import hold_still, plan_of, tower_of, towers_of
 
     plan = plan_of(model, settings)
@@ -199,7 +200,11 @@ def build_trainer(
     metric = {"loss": "eval_loss", "token_accuracy": "eval_mean_token_accuracy"}[settings.metric]
     arguments = trainer_arguments(settings, schedule, metric)
     progress = ProgressCallback(quiet)
-    callbacks: list[Any] = [progress, LogCallback(settings.output / "log.jsonl")]
+    callbacks: list[Any] = [
+        progress,
+        LogCallback(settings.output / "log.jsonl"),
+        ShardingCallback(),
+    ]
     if settings.early_stopping:
         callbacks.append(EarlyStoppingCallback(settings.early_stopping))
     with _QuietTrl():
@@ -221,6 +226,7 @@ def build_trainer(
     for weight in trainer.model.parameters():
         if weight.requires_grad:  # small steps are lost in narrow numbers
             weight.data = weight.data.float()
+    prepare_sharding(trainer)
     trainer.remove_callback(PrinterCallback)
     # TRL writes a card of its own into every checkpoint; ours is written from the whole run.
     trainer.create_model_card = lambda *args, **kwargs: None
