@@ -49,7 +49,7 @@ def picture_side(weights: Path) -> int:
 
 
 def build_processor(gguf: Path, side: int = SIDE) -> Any:
-    """The `LlavaProcessor` of the bundled model: 49 image tokens a picture of 224 pixels."""
+    """The `LlavaProcessor` of the bundled model, for pictures of `side` pixels."""
     from transformers import AutoTokenizer, LlavaProcessor
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "SIDE", "image_processor", "new_trunk", "trunk_config"]
 
 FEATURES = 1280
-SIDE = 224  # pixels; the tower divides by 32, so a picture is 7 × 7 = 49 tokens
+# Pixels of what is trained; weights say themselves what they take (`assemble.picture_side`). The
+# tower divides by 32, so a picture is 7 × 7 = 49 tokens.
+SIDE = 224
 
 
 def trunk_config(side: int = SIDE) -> EfficientNetConfig:

@@ -210,10 +210,11 @@ def test_wilson_and_right_answers():
     mine = {"tasks": {"name": row, "memory": row}, "perplexity": 9.0, "photographs": {"cat": "A."}}
     other = {"tasks": {"memory": row}, "perplexity": 8.0, "photographs": {}}
     text = table({"model": mine, "previous": other})
-    assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | cannot see |" in text
+    assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | not asked |" in text
     assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | 50.0% |" in text
     assert "this version 9.00, previous version 8.00" in text
     assert "| cat | A. |  |" in text
+    assert "| 2 | 85% | cannot see |" in table({"model": mine, "base": other})
 
 
 def test_a_call_is_right_with_every_argument_and_its_name_counts_alone():

@@ -55,6 +55,19 @@ def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(
     assert spoken == "A stripe.<|im_end|>"
 
 
+def test_the_size_of_pictures_is_that_of_the_weights(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from mmagent.models.assemble import SHIPPED, picture_side
+    from mmagent.models.vision import SIDE
+
+    assert picture_side(SHIPPED) == 160
+    assert picture_side(tmp_path) == SIDE  # weights that are not there yet
+    save_file({"x": torch.zeros(1)}, tmp_path / "vision.safetensors", {"side": "96"})
+    assert picture_side(tmp_path) == 96
+
+
 def test_it_names_what_it_sees_and_remembers_what_it_is_told(bundled_home: Path) -> None:
     """The apple is drawn here, in no style that it was trained on."""
     import base64

@@ -135,7 +135,8 @@ def table(report: dict[str, Any]) -> str:
                  f"{target:.0%}" if target else ""]  # fmt: skip
         for role in others:
             other = report[role]["tasks"].get(task)
-            cells.append(f"{other['share']:.1%}" if other else "cannot see")
+            without = "cannot see" if role == "base" else "not asked"
+            cells.append(f"{other['share']:.1%}" if other else without)
         lines.append("| " + " | ".join(cells) + " |")
     words = [f"{_ROLES[r]} {report[r]['perplexity']:.2f}" for r in ("model", *others)]
     lines += ["", f"Perplexity of hand-written plain chat: {', '.join(words)}."]
