@@ -17,9 +17,10 @@ from mmagent.finetune.bundled.dialogues_screen import screen_dialogue, shown_on
 from mmagent.finetune.bundled.eyesight import eyesight, spelt
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import SIDE, Pictogram, Sheet
+from mmagent.finetune.bundled.refit import distance, lay, seen
 from mmagent.finetune.bundled.screens import FONTS, LETTERS, ScreenMaker
 from mmagent.finetune.bundled.sight import Draw, batch_of, losses
-from mmagent.finetune.bundled.tower import save_trunk, without_gates
+from mmagent.finetune.bundled.tower import Projector, save_trunk, without_gates
 from mmagent.finetune.bundled.train_tower import TowerRun
 from mmagent.models.vision import new_trunk
 
@@ -255,3 +256,33 @@ def test_one_process_needs_nobody(tmp_path: Path) -> None:
     together.share_gradients([weight])
     together.wait()
     assert weight.grad is None
+
+
+def test_refitting_puts_words_on_their_vectors(lexicon: Lexicon) -> None:
+    torch.manual_seed(3)
+    cells = [
+        weights_of(Shown("single", (c.name,), (None,), ((0.2, 0.2, 0.8, 0.8),), shade), 7)
+        for c in CONCEPTS[:12]
+        for shade in ("red", "blue", "green")
+    ]
+    words = torch.cat(cells)
+    features = words @ torch.randn(WORDS, 1280) + 0.01 * torch.randn(len(words), 1280)
+    projector = Projector(320)
+    before = distance(projector, features, words, lexicon)
+    lay(projector, features, words, lexicon)
+    after = distance(projector, features, words, lexicon)
+    assert before > 1.0
+    assert after < 0.05
+    said = lexicon.read(projector(features))
+    assert (said[:49].mean(0)[: len(CONCEPTS)].argmax()) == 0
+
+
+def test_pictures_to_refit_on_come_with_their_words(draw: Draw) -> None:
+    class Eye:
+        def __call__(self, pixels: torch.Tensor) -> object:
+            return type("Out", (), {"last_hidden_state": torch.ones(len(pixels), 8, 7, 7)})
+
+    features, words = seen(Eye(), draw, 24)
+    assert features.shape == (24 * 49, 8)
+    assert words.shape == (24 * 49, WORDS)
+    assert float(words.max()) <= 1.0
