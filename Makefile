@@ -96,7 +96,7 @@ $(B)/wheels/.done:
 	@touch $@
 
 $(B)/pictograms.npy: | $(VENV)/.train
-	$(BUNDLED).pictograms --sets .build/icon-sets --cache $@
+	$(BUNDLED).pictograms --sets $(B)/icon-sets --cache $@
 
 $(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
 	$(BUNDLED).train_tower --pictograms $(B)/pictograms.npy --fonts $(B)/fonts --gguf $(GGUF) \
@@ -123,7 +123,7 @@ train-tiny: $(VENV)/.train $(B)/wheels/.done $(B)/pictograms.npy $(VISION)  ## T
 	$(BUNDLED).train_chat train --gguf $(GGUF) --vision $(VISION) --answers $(B)/answers.jsonl \
 		--teacher $(B)/teacher.safetensors --pictograms $(B)/pictograms.npy --fonts $(B)/fonts \
 		--minutes $(MINUTES_B) --out $(B)/stage-b $(if $(START),--start $(START))
-	cp $(dir $(VISION))vision.safetensors $(dir $(VISION))embedding_head.safetensors $(B)/stage-b/
+	cp $(VISION) $(dir $(VISION))embedding_head.safetensors $(B)/stage-b/
 	@echo "Measure it: $(BUNDLED).evaluate --weights $(B)/stage-b --gguf $(GGUF) --pictograms $(B)/pictograms.npy"
 
 clean:  ## Remove the virtual environment and build products.

@@ -35,14 +35,13 @@ from mmagent.finetune.bundled.dialogues_picture import (
     Shown,
     picture_dialogue,
     remembered_picture,
-    shown_of,
 )
-from mmagent.finetune.bundled.dialogues_screen import screen_dialogue, shown_on
+from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
-from mmagent.finetune.bundled.screens import Screen
-from mmagent.finetune.bundled.sight import Draw, pixels_of
+from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of
+from mmagent.finetune.bundled.tower import cells_of
 
 __all__ = [
     "Album",
@@ -94,17 +93,13 @@ class Album:
             k for k, share in _KINDS.items() for _ in range(max(2, round(share * self.number)))
         ]
         drawn = [self.draw.one(rng, k, split, clean=bool(rng.random() < 0.35)) for k in kinds]
-        shown = [
-            shown_on(p) if isinstance(p, Screen) else shown_of(p, k)
-            for k, p in zip(kinds, drawn, strict=True)
-        ]
+        shown = [facts_of(k, p)[0] for k, p in zip(kinds, drawn, strict=True)]
         pixels = torch.stack([pixels_of(p.image) for p in drawn])
         parts = []
         for start in range(0, len(pixels), 24):
-            x = pixels[start : start + 24].contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
-                grid = self.tower(x, return_dict=True).last_hidden_state
-            parts.append(grid.flatten(2).transpose(1, 2).numpy().astype(np.float16))
+                cells = cells_of(self.tower, pixels[start : start + 24])
+            parts.append(cells.numpy().astype(np.float16))
         return shown, np.concatenate(parts)
 
 

@@ -26,6 +26,7 @@ from mmagent.finetune.bundled.chat_data import Teacher
 from mmagent.finetune.bundled.dialogues import Mixture
 from mmagent.finetune.bundled.dialogues_encode import Batch, Encoder, Row, collate
 from mmagent.finetune.bundled.quick_lora import quicken
+from mmagent.finetune.bundled.tower import load_projector
 
 __all__ = ["TARGETS", "Settings", "StageB", "batches", "train"]
 
@@ -202,10 +203,7 @@ class StageB:
 
     def see_with(self, projector: Path) -> None:
         """Begin with the projector that stage A trained with the tower."""
-        from safetensors.torch import load_file
-
-        state = load_file(projector)
-        self.projector.load_state_dict({k: v.float() for k, v in state.items()})
+        load_projector(self.projector, projector)
 
     def begin_from(self, folder: Path) -> None:
         """Begin with the adapter of an earlier version.

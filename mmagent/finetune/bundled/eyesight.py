@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
-from mmagent.finetune.bundled.dialogues_screen import shown_on
-from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon, labels_of
+from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon
 from mmagent.finetune.bundled.scenes import Scene
 from mmagent.finetune.bundled.screens import LETTERS, Screen
 from mmagent.finetune.bundled.sight import Draw, batch_of, scores_of
+from mmagent.finetune.bundled.tower import cells_of, load_eye
 
 __all__ = ["eyesight", "spelt"]
 
@@ -56,12 +56,12 @@ def eyesight(
         projector: makes image tokens of them.
         draw: draws the pictures.
         lexicon: the words.
-        number: pictures of each kind; twice as many single ones.
+        number: pictures of each kind; single ones are of the 100 everyday concepts.
         seed: of the pictures.
 
     Returns:
-        name (among all concepts), everyday (the same, of the 100), name-disturbed, background,
-        side, count, letters, code; nothing and unknown (said where it is so), doubted (said
+        name (among all concepts), name-disturbed, background, side, pair-name, count, letters,
+        code; nothing and unknown (said where it is so), doubted (said
         where a known thing is).
     """
     rng = np.random.default_rng(seed)
@@ -84,9 +84,7 @@ def eyesight(
             part = drawn[start : start + 32]
             texts = {p.item.text: 0 for _, s in part if isinstance(s, Scene) for p in s.objects}
             batch = batch_of(part, texts)
-            x = batch["pixels"].contiguous(memory_format=torch.channels_last)
-            features = trunk(x).last_hidden_state
-            said = projector(features.flatten(2).transpose(1, 2))  # [B, T, D]
+            said = projector(cells_of(trunk, batch["pixels"]))  # [B, T, D]
             for one, (_, picture) in enumerate(part):
                 much = lexicon.read(said[one])  # [T, W]
                 _judge(note, kind if clean else "disturbed", picture, much, batch, one)
@@ -101,8 +99,7 @@ def _judge(
     if isinstance(picture, Screen):
         read = spelt(much)
         note("code", read == picture.code)
-        grid = round(len(much) ** 0.5)
-        label = labels_of(shown_on(picture), grid, picture.letters)["first"]
+        label = batch["first"][one]
         asked = (label >= 0) & (label < len(LETTERS))
         said = scores_of(much, "first").argmax(-1)
         for right in (said == label)[asked].tolist():
@@ -134,13 +131,9 @@ def _judge(
 
 def main() -> None:
     """Measure a weights folder and print the shares."""
-    from safetensors.torch import load_file
-
     from mmagent.finetune.bundled.pictograms import Sheet
     from mmagent.finetune.bundled.screens import fetch_fonts
-    from mmagent.finetune.bundled.tower import Projector, load_trunk, without_gates
     from mmagent.models.assemble import picture_side
-    from mmagent.models.vision import new_trunk
 
     parser = argparse.ArgumentParser(description="How well does the eye see by itself?")
     parser.add_argument("--weights", type=Path, required=True, help="vision and projector")
@@ -151,12 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     fetch_fonts(args.fonts)
     lexicon = Lexicon.from_gguf(args.gguf)
-    trunk: Any = without_gates(new_trunk())
-    trunk.eval()
-    projector = Projector(lexicon.vectors.shape[1])
-    load_trunk(trunk, args.weights / "vision.safetensors")
-    state = load_file(args.weights / "projector.safetensors")
-    projector.load_state_dict({key: value.float() for key, value in state.items()})
+    trunk, projector = load_eye(args.weights, lexicon.vectors.shape[1])
     draw = Draw(Sheet.load(args.pictograms), args.fonts, picture_side(args.weights))
     print(json.dumps(eyesight(trunk, projector, draw, lexicon, number=args.number), indent=2))
 

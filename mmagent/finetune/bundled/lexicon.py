@@ -1,9 +1,9 @@
 """The words that the eye says: what every cell of a picture's feature map means, as word vectors.
 
-The projector is trained together with the tower so that each image token lies near a mix of the
-language model's own input embeddings: the concept and its colour where an object lies, the colour
-of the background elsewhere, the side of each of two things, how many there are, the letters of a
-code, or that nothing known is there. The language model then finds words that it knows.
+Tower and projector are taught together that each image token is to be a mix of the language model's
+own input embeddings (how near it comes, `refit` tells): the concept and its colour where an object
+lies, the colour of the background elsewhere, the side of each of two things, how many there are,
+the letters of a code, or that nothing known is there. The language model is to find words it knows.
 """
 
 from __future__ import annotations

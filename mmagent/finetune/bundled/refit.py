@@ -20,15 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmagent.finetune.bundled.dialogues_picture import shown_of
-from mmagent.finetune.bundled.dialogues_screen import shown_on
 from mmagent.finetune.bundled.eyesight import eyesight
 from mmagent.finetune.bundled.lexicon import Lexicon, weights_of
 from mmagent.finetune.bundled.pictograms import Sheet
-from mmagent.finetune.bundled.screens import Screen, fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, pixels_of
-from mmagent.finetune.bundled.tower import Projector, load_trunk, without_gates
-from mmagent.models.vision import SIDE, new_trunk
+from mmagent.finetune.bundled.screens import fetch_fonts
+from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of
+from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
+from mmagent.models.vision import SIDE
 
 __all__ = ["distance", "lay", "seen"]
 
@@ -53,14 +51,12 @@ def seen(trunk: Any, draw: Draw, number: int, seed: int = 77) -> tuple[Tensor, T
     for _ in range(0, number, 24):
         kinds = [str(k) for k in rng.choice(list(_KINDS), 24, p=list(_KINDS.values()))]
         drawn = [draw.one(rng, k, "train", clean=bool(rng.random() < 0.3)) for k in kinds]
-        x = torch.stack([pixels_of(p.image) for p in drawn])
         with torch.inference_mode():
-            grid = trunk(x.contiguous(memory_format=torch.channels_last)).last_hidden_state
-        features.append(grid.flatten(2).transpose(1, 2).flatten(0, 1))  # [B * T, F]
+            cells = cells_of(trunk, torch.stack([pixels_of(p.image) for p in drawn]))  # [B, T, F]
+        features.append(cells.flatten(0, 1))
         for kind, picture in zip(kinds, drawn, strict=True):
-            shown = shown_on(picture) if isinstance(picture, Screen) else shown_of(picture, kind)
-            letters = picture.letters if isinstance(picture, Screen) else ()
-            words.append(weights_of(shown, int(grid.shape[-1]), letters))
+            shown, letters = facts_of(kind, picture)
+            words.append(weights_of(shown, round(cells.shape[1] ** 0.5), letters))
     return torch.cat(features).clone(), torch.cat(words)
 
 
@@ -107,7 +103,7 @@ def _ridge(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Refit the projector of a weights folder, in place."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     parser = argparse.ArgumentParser(description="Put the projector's words on word vectors.")
     parser.add_argument("--weights", type=Path, required=True, help="of stage A; changed")
@@ -118,12 +114,8 @@ def main() -> None:
     args = parser.parse_args()
     fetch_fonts(args.fonts)
     lexicon = Lexicon.from_gguf(args.gguf)
-    trunk: Any = without_gates(new_trunk())
-    trunk.eval()
-    load_trunk(trunk, args.weights / "vision.safetensors")
+    trunk, projector = load_eye(args.weights, lexicon.vectors.shape[1])
     path = args.weights / "projector.safetensors"
-    projector = Projector(lexicon.vectors.shape[1])
-    projector.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
     features, words = seen(trunk, draw, args.pictures)
     before = distance(projector, features, words, lexicon)

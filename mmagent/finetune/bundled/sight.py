@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, pad
 
-from mmagent.finetune.bundled.dialogues_picture import shown_of
+from mmagent.finetune.bundled.dialogues_picture import Shown, shown_of
 from mmagent.finetune.bundled.dialogues_screen import shown_on
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
-from mmagent.finetune.bundled.screens import Screen, ScreenMaker
+from mmagent.finetune.bundled.screens import Letter, Screen, ScreenMaker
 
-__all__ = ["Draw", "batch_of", "direct_losses", "losses", "pixels_of", "scores_of"]
+__all__ = ["Draw", "batch_of", "direct_losses", "facts_of", "losses", "pixels_of", "scores_of"]
 
 _SHARES = {"single": 0.42, "other": 0.04, "pair": 0.12, "count": 0.25, "screen": 0.05,
            "wall": 0.08, "nothing": 0.04}  # fmt: skip
@@ -74,6 +74,13 @@ class Draw:
         return scene
 
 
+def facts_of(kind: str, picture: Scene | Screen) -> tuple[Shown, tuple[Letter, ...]]:
+    """What a picture of a kind shows, and the letters on it."""
+    if isinstance(picture, Screen):
+        return shown_on(picture), picture.letters
+    return shown_of(picture, kind), ()
+
+
 def batch_of(
     drawn: Sequence[tuple[str, Scene | Screen]], texts: dict[str, int]
 ) -> dict[str, Tensor]:
@@ -92,15 +99,12 @@ def batch_of(
     words, labels = [], []
     for kind, picture in drawn:
         thing = text = tint = IGNORE
-        if isinstance(picture, Screen):
-            shown, letters = shown_on(picture), picture.letters
-        else:
-            shown, letters = shown_of(picture, kind), ()
-            if len({p.item.label for p in picture.objects}) == 1:
-                one = picture.objects[0]
-                text = texts[one.item.text]
-                thing = one.item.label if one.item.label >= 0 else IGNORE
-                tint = _COLOUR[one.colour] if one.colour else IGNORE
+        shown, letters = facts_of(kind, picture)
+        if isinstance(picture, Scene) and len({p.item.label for p in picture.objects}) == 1:
+            one = picture.objects[0]
+            text = texts[one.item.text]
+            thing = one.item.label if one.item.label >= 0 else IGNORE
+            tint = _COLOUR[one.colour] if one.colour else IGNORE
         rows["thing"].append(thing)
         rows["text"].append(text)
         rows["tint"].append(tint)

@@ -21,13 +21,16 @@ from transformers import EfficientNetModel
 from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.lexicon import GROUPS
 from mmagent.finetune.bundled.scenes import SHADES
-from mmagent.models.vision import FEATURES
+from mmagent.models.vision import FEATURES, new_trunk
 
 __all__ = [
     "CellHeads",
     "Heads",
     "Projector",
+    "cells_of",
+    "load_eye",
     "load_imagenet",
+    "load_projector",
     "load_trunk",
     "save_trunk",
     "without_gates",
@@ -166,6 +169,34 @@ def load_trunk(trunk: EfficientNetModel, weights: Path) -> None:
     left = trunk.load_state_dict(state, strict=False)
     if left.unexpected_keys:
         raise ValueError(f"{weights} is not the tower: {left.unexpected_keys[0]} is unknown.")
+
+
+def load_projector(projector: nn.Module, weights: Path) -> None:
+    """Fill a projector of these names with a `projector.safetensors`."""
+    from safetensors.torch import load_file
+
+    projector.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+
+
+def load_eye(weights: Path, width: int) -> tuple[Any, Projector]:
+    """Tower (without gates, not learning) and projector of a weights folder.
+
+    Args:
+        weights: folder of `vision.safetensors` and `projector.safetensors`.
+        width: of the language model's word vectors.
+    """
+    trunk: Any = without_gates(new_trunk())
+    load_trunk(trunk, weights / "vision.safetensors")
+    projector = Projector(width)
+    load_projector(projector, weights / "projector.safetensors")
+    return trunk.eval(), projector
+
+
+def cells_of(trunk: Any, pixels: Tensor) -> Tensor:
+    """Features cell by cell: [B, 3, S, S] to [B, T, 1280]."""
+    grid = trunk(pixels.contiguous(memory_format=torch.channels_last)).last_hidden_state
+    cells: Tensor = grid.flatten(2).transpose(1, 2)
+    return cells
 
 
 def save_trunk(
