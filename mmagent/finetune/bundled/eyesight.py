@@ -60,9 +60,9 @@ def eyesight(
         seed: of the pictures.
 
     Returns:
-        name (among all concepts), name-disturbed, background, side, pair-name, count, letters,
-        code; nothing and unknown (said where it is so), doubted (said
-        where a known thing is).
+        name (among all concepts), name-by-products (as attention reads), name-disturbed,
+        background, side, pair-name, count, letters, code; nothing and unknown (said where it is
+        so), doubted (said where a known thing is).
     """
     rng = np.random.default_rng(seed)
     right: dict[str, list[float]] = {}
@@ -87,6 +87,9 @@ def eyesight(
             said = projector(cells_of(trunk, batch["pixels"]))  # [B, T, D]
             for one, (_, picture) in enumerate(part):
                 much = lexicon.read(said[one])  # [T, W]
+                if isinstance(picture, Scene) and kind == "single" and clean:
+                    loud = lexicon.products(said[one]).mean(0)[slice(*Lexicon.span("concept"))]
+                    note("name-by-products", int(loud.argmax()) == picture.objects[0].item.label)
                 _judge(note, kind if clean else "disturbed", picture, much, batch, one)
     return {key: round(float(np.mean(values)), 3) for key, values in right.items()}
 

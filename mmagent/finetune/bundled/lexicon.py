@@ -39,7 +39,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "second": _SECOND,
 }
 IGNORE = -100
-_OBJECT, _COLOUR, _BACKGROUND, _PLACE, _NUMBER = 1.0, 0.6, 0.6, 0.7, 0.6
+_OBJECT, _COLOUR, _BACKGROUND, _PLACE, _NUMBER = 1.0, 0.6, 0.6, 0.7, 0.4
+_SHARP = 8.0
 _EVERYWHERE = 0.35  # of an object's name in the cells beside it, of the background under it
 
 
@@ -84,15 +85,12 @@ class Lexicon:
     @classmethod
     def from_gguf(cls, gguf: Path) -> Lexicon:
         """Look the words up in the language model's file."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from transformers import AutoTokenizer
 
-        where = {"gguf_file": gguf.name}
-        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, **where, quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )  # fmt: skip
-        return cls.of(tokenizer, model.get_input_embeddings().weight.detach())
+        from mmagent.models.assemble import language_model
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        return cls.of(tokenizer, language_model(gguf).get_input_embeddings().weight.detach())
 
     @staticmethod
     def span(group: str) -> tuple[int, int]:
@@ -112,6 +110,17 @@ class Lexicon:
     def read(self, said: Tensor) -> Tensor:
         """How much of each word image tokens say: [..., D] to [..., W]."""
         return (said - self.mean) @ self.reader
+
+    def products(self, said: Tensor) -> Tensor:
+        """Logits of all words by their products with image tokens: [..., D] to [..., W].
+
+        So attention looks at them. A word that is said in full, of usual length, has about
+        `_SHARP`.
+        """
+        length = self.vectors.norm(dim=1)  # [W]
+        unit = self.vectors / length[:, None]
+        loud: Tensor = (said - self.mean) @ unit.T * (_SHARP / length.mean())
+        return loud
 
 
 def side_of(shown: Shown, index: int) -> str:
@@ -185,7 +194,8 @@ def weights_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> Tenso
         if shown.kind == "pair":
             table[:, Lexicon.place(side_of(shown, index), "side")] += _PLACE * over
     table.clamp_(max=_OBJECT)
-    table[:, Lexicon.place(NUMBERS[len(shown.names)], "number")] = _NUMBER
+    if len(shown.names) > 1:  # in every cell: of one thing it would drown the name
+        table[:, Lexicon.place(NUMBERS[len(shown.names)], "number")] = _NUMBER
     if shown.background is not None:
         behind = (1 - cover).clamp_min(_EVERYWHERE)
         table[:, Lexicon.place(shown.background, "colour")] += _BACKGROUND * behind

@@ -1,11 +1,15 @@
-r"""Put the projector's words back on the language model's word vectors, in closed form.
+r"""Put the projector's words back on the language model's word vectors.
 
 Stage A makes words easy to tell apart, and for that it bends the image tokens away from the words'
 own vectors: what is read off them with a pseudo-inverse is right, and yet the language model, which
-looks at them as they are, finds little. Here the first hidden units become detectors, one for each
-word (a ridge regression of how much of it a cell shows, less a threshold, through GELU); the second
-layer is the regression from all units to the mixes of vectors that cells should say. New pictures
-are drawn for it, and the tower stays as it is.
+looks at them by products as attention does, finds little. Two steps put that right; the tower stays
+as it is, and pictures are drawn anew for them.
+
+1. `lay`, in closed form: the first hidden units become detectors, one for each word (a ridge
+   regression of how much of it a cell shows, less a threshold, through GELU); the second layer is
+   the regression from all units to the mixes of vectors that cells should say.
+2. `polish`, by descent: a regression says a doubtful word softly, and then the words that are much
+   like all others are the loudest. The word that a cell says is to have the largest product of all.
 
     python -m mmagent.finetune.bundled.refit --weights FOLDER --gguf FILE --pictograms FILE
 """
@@ -13,51 +17,89 @@ are drawn for it, and the tower stays as it is.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, dropout, mse_loss
 
 from mmagent.finetune.bundled.eyesight import eyesight
-from mmagent.finetune.bundled.lexicon import Lexicon, weights_of
+from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.screens import fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of
+from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of, scores_of
 from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
 from mmagent.models.vision import SIDE
 
-__all__ = ["distance", "lay", "seen"]
+__all__ = ["Seen", "distance", "lay", "polish", "product_losses", "see"]
 
 _KINDS = {"single": 0.5, "pair": 0.2, "count": 0.18, "screen": 0.04, "nothing": 0.04, "other": 0.04}
 _GAIN, _THRESHOLD = 8.0, 0.15
+_BATCH, _RATE = 48, 4e-4
+_CELLS = {"concept": 0.2, "side": 0.15, "colour": 0.15, "number": 0.15}
 
 
-def seen(trunk: Any, draw: Draw, number: int, seed: int = 77) -> tuple[Tensor, Tensor]:
-    """Features of new pictures and how much of each word their cells should say.
+@dataclass(frozen=True)
+class Seen:
+    """Pictures as the tower sees them, and what should be said of them.
+
+    Attributes:
+        features: float16 [P, T, F].
+        words: how much of each word every cell should say, [P, T, W].
+        labels: the word of every cell by group, [P, T], as from `labels_of`.
+        things: the concept of the one kind of thing that a picture shows, or -100, [P].
+        numbers: how many things it shows, or -100, [P].
+    """
+
+    features: Tensor
+    words: Tensor
+    labels: dict[str, Tensor]
+    things: Tensor
+    numbers: Tensor
+
+    def flat(self, most: int) -> tuple[Tensor, Tensor]:
+        """Features [N, F] and words [N, W] of the cells of at most so many pictures."""
+        return self.features[:most].float().flatten(0, 1), self.words[:most].flatten(0, 1)
+
+
+def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
+    """Draw new pictures and look at them.
 
     Args:
         trunk: gives features [B, F, h, w].
         draw: draws the pictures.
-        number: how many.
+        number: how many, in steps of 24.
         seed: of the pictures.
-
-    Returns:
-        [N * T, F] and [N * T, W].
     """
     rng = np.random.default_rng(seed)
-    features, words = [], []
-    for _ in range(0, number, 24):
+    features, words, things, numbers = [], [], [], []
+    labels: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+    for start in range(0, number, 24):
         kinds = [str(k) for k in rng.choice(list(_KINDS), 24, p=list(_KINDS.values()))]
         drawn = [draw.one(rng, k, "train", clean=bool(rng.random() < 0.3)) for k in kinds]
         with torch.inference_mode():
             cells = cells_of(trunk, torch.stack([pixels_of(p.image) for p in drawn]))  # [B, T, F]
-        features.append(cells.flatten(0, 1))
+        features.append(cells.half())
+        grid = round(cells.shape[1] ** 0.5)
         for kind, picture in zip(kinds, drawn, strict=True):
             shown, letters = facts_of(kind, picture)
-            words.append(weights_of(shown, round(cells.shape[1] ** 0.5), letters))
-    return torch.cat(features).clone(), torch.cat(words)
+            words.append(weights_of(shown, grid, letters))
+            for group, label in labels_of(shown, grid, letters).items():
+                labels[group].append(label)
+            one = kind in ("single", "count")
+            things.append(GROUPS["concept"].index(shown.names[0]) if one else IGNORE)
+            numbers.append(len(shown.names) if one or kind == "pair" else IGNORE)
+        if start // 24 % 50 == 0:
+            print(f"{start + 24} of {number} pictures", flush=True)
+    return Seen(
+        torch.cat(features).clone(), torch.stack(words),
+        {group: torch.stack(rows) for group, rows in labels.items()},
+        torch.tensor(things), torch.tensor(numbers),
+    )  # fmt: skip
 
 
 def lay(projector: Projector, features: Tensor, words: Tensor, lexicon: Lexicon) -> None:
@@ -81,6 +123,74 @@ def lay(projector: Projector, features: Tensor, words: Tensor, lexicon: Lexicon)
         weight, bias = _ridge(projector.act(first(features)), words @ lexicon.vectors, 1e-4)
         second.weight.copy_(weight.T)
         second.bias.copy_(bias + lexicon.mean)
+
+
+def product_losses(said: Tensor, seen: Seen, rows: Tensor, lexicon: Lexicon) -> dict[str, Tensor]:
+    """What is to be made small, by part, weighted.
+
+    Args:
+        said: image tokens of some pictures, [B, T, D].
+        seen: all pictures.
+        rows: which of them, [B].
+        lexicon: the words.
+    """
+    loud, much = lexicon.products(said), lexicon.read(said).mean(1)  # [B, T, W], [B, W]
+    first, last = Lexicon.span("concept")
+    things, numbers = seen.things[rows], seen.numbers[rows]
+    parts = {"near": mse_loss(said - lexicon.mean, seen.words[rows] @ lexicon.vectors)
+             / lexicon.vectors.pow(2).mean()}  # fmt: skip
+    if bool((things >= 0).any()):
+        parts["thing"] = 0.7 * cross_entropy(loud.mean(1)[:, first:last], things)
+        parts["read thing"] = 0.2 * cross_entropy(scores_of(much * 2, "concept"), things)
+    if bool((numbers >= 0).any()):
+        scores = scores_of(much * 1.5, "number")[:, : len(GROUPS["number"])]
+        parts["read number"] = 0.2 * cross_entropy(scores, numbers)
+    for group, weight in _CELLS.items():
+        first, last = Lexicon.span(group)
+        label = seen.labels[group][rows]
+        told = (label >= 0) & (label < last - first)
+        if group == "number":
+            told &= label != 1  # one thing is told by no number
+        if bool(told.any()):
+            parts[group] = weight * cross_entropy(loud[..., first:last][told], label[told])
+    return parts
+
+
+def polish(
+    projector: Projector, seen: Seen, lexicon: Lexicon, *, rounds: int = 3, seed: int = 0
+) -> Iterator[float]:
+    """Train the projector, in place, so that words are told by products.
+
+    Args:
+        projector: best after `lay`.
+        seen: the pictures.
+        lexicon: the words.
+        rounds: how often every picture is looked at.
+        seed: of their order and of what is dropped.
+
+    Yields:
+        The mean loss of every round.
+    """
+    torch.manual_seed(seed)
+    size = min(_BATCH, len(seen.features))
+    each = len(seen.features) // size
+    optimizer = torch.optim.AdamW(
+        projector.parameters(), lr=_RATE, weight_decay=0.02, betas=(0.9, 0.98)
+    )
+    step = 0
+    for _ in range(rounds):
+        losses = []
+        for rows in torch.randperm(len(seen.features))[: each * size].view(each, size):
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * min(1, (step + 1) / 20) * (1 - step / (rounds * each))
+            said = projector(dropout(seen.features[rows].float(), 0.1))
+            loss = torch.stack(list(product_losses(said, seen, rows, lexicon).values())).sum()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            step += 1
+            losses.append(float(loss.detach()))
+        yield sum(losses) / len(losses)
 
 
 def distance(projector: Projector, features: Tensor, words: Tensor, lexicon: Lexicon) -> float:
@@ -110,18 +220,22 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2-135M-Instruct")
     parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
     parser.add_argument("--fonts", type=Path, default=Path(".build/fonts"))
-    parser.add_argument("--pictures", type=int, default=2400)
+    parser.add_argument("--pictures", type=int, default=12_000)
+    parser.add_argument("--rounds", type=int, default=3, help="of polishing")
     args = parser.parse_args()
     fetch_fonts(args.fonts)
     lexicon = Lexicon.from_gguf(args.gguf)
     trunk, projector = load_eye(args.weights, lexicon.vectors.shape[1])
     path = args.weights / "projector.safetensors"
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
-    features, words = seen(trunk, draw, args.pictures)
+    seen = see(trunk, draw, args.pictures)
+    features, words = seen.flat(3000)
     before = distance(projector, features, words, lexicon)
     lay(projector, features, words, lexicon)
     after = distance(projector, features, words, lexicon)
     print(f"said amiss: {before:.2f} of the variance before, {after:.2f} after", flush=True)
+    for number, loss in enumerate(polish(projector, seen, lexicon, rounds=args.rounds), 1):
+        print(f"round {number} of {args.rounds}: loss {loss:.3f}", flush=True)
     print(eyesight(trunk, projector, draw, lexicon), flush=True)
     state = {key: value.half().contiguous() for key, value in projector.state_dict().items()}
     part = path.with_name(f".{path.name}.part")

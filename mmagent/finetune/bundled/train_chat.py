@@ -57,8 +57,10 @@ def _prepare(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     model, _, encoder = _base(args)
     texts = teacher_dialogues(args.answers)
-    settings = Settings(lr=args.lr, projector_lr=args.projector_lr, seed=args.seed,
-                        tokens=args.tokens, still=args.still, drop=args.drop)  # fmt: skip
+    settings = Settings(
+        lr=args.lr, projector_lr=args.projector_lr, seed=args.seed, tokens=args.tokens,
+        still=args.still, drop=args.drop, mix=args.mix,
+    )  # fmt: skip
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
     shares = {kind: float(share) for kind, share in (pair.split("=") for pair in args.share)}
     tower = without_gates(model.model.vision_tower).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
@@ -89,17 +91,14 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _distil(args: argparse.Namespace) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer
 
-    where = {"gguf_file": args.gguf.name}
-    tokenizer: Any = AutoTokenizer.from_pretrained(args.gguf.parent, **where)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        args.gguf.parent, **where, quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-    )  # fmt: skip
+    from mmagent.models.assemble import language_model
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(args.gguf.parent, gguf_file=args.gguf.name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = "<|im_end|>"  # noqa: S105
-    distil(model.eval(), tokenizer, args.answers, limit=args.prompts)
+    distil(language_model(args.gguf).eval(), tokenizer, args.answers, limit=args.prompts)
 
 
 def _options(commands: Any) -> None:
@@ -129,6 +128,7 @@ def _options(commands: Any) -> None:
             sub.add_argument("--still", type=int, default=Settings.still, help="of 30 layers")
             sub.add_argument("--start", type=Path, help="folder of an earlier version's adapter")
             sub.add_argument("--drop", type=float, default=Settings.drop, help="of the features")
+            sub.add_argument("--mix", type=float, default=Settings.mix, help="of other pictures")
             sub.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
                              help="of a kind of dialogues, in place of the usual")  # fmt: skip
             sub.add_argument("--unread", action="store_true",
