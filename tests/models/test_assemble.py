@@ -50,7 +50,7 @@ def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(
     )
     ids = out["input_ids"][0]
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
-    assert int((ids == image).sum()) == 25
+    assert int((ids == image).sum()) == 49
     spoken = processor.tokenizer.decode(ids[out["assistant_masks"][0].bool()])
     assert spoken == "A stripe.<|im_end|>"
 
@@ -62,7 +62,7 @@ def test_the_size_of_pictures_is_that_of_the_weights(tmp_path: Path) -> None:
     from mmagent.models.assemble import SHIPPED, picture_side
     from mmagent.models.vision import SIDE
 
-    assert picture_side(SHIPPED) == 160
+    assert picture_side(SHIPPED) == 224
     assert picture_side(tmp_path) == SIDE  # weights that are not there yet
     save_file({"x": torch.zeros(1)}, tmp_path / "vision.safetensors", {"side": "96"})
     assert picture_side(tmp_path) == 96
