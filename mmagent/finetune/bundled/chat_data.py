@@ -40,8 +40,7 @@ from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
-from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of
-from mmagent.finetune.bundled.tower import cells_of
+from mmagent.finetune.bundled.sight import Draw, look
 
 __all__ = [
     "Album",
@@ -92,15 +91,8 @@ class Album:
         kinds = [
             k for k, share in _KINDS.items() for _ in range(max(2, round(share * self.number)))
         ]
-        drawn = [self.draw.one(rng, k, split, clean=bool(rng.random() < 0.35)) for k in kinds]
-        shown = [facts_of(k, p)[0] for k, p in zip(kinds, drawn, strict=True)]
-        pixels = torch.stack([pixels_of(p.image) for p in drawn])
-        parts = []
-        for start in range(0, len(pixels), 24):
-            with torch.inference_mode():
-                cells = cells_of(self.tower, pixels[start : start + 24])
-            parts.append(cells.numpy().astype(np.float16))
-        return shown, np.concatenate(parts)
+        facts, features = look(self.tower, self.draw, rng, kinds, clean=0.35, split=split)
+        return [shown for shown, _ in facts], features.numpy()
 
 
 def teacher_dialogues(answers: Path, seed: int = 5) -> list[Dialogue]:

@@ -26,7 +26,7 @@ from mmagent.finetune.bundled.chat_data import Teacher
 from mmagent.finetune.bundled.dialogues import Mixture
 from mmagent.finetune.bundled.dialogues_encode import Batch, Encoder, Row, collate
 from mmagent.finetune.bundled.quick_lora import quicken
-from mmagent.finetune.bundled.tower import load_projector
+from mmagent.finetune.bundled.tower import load_projector, save_projector
 
 __all__ = ["TARGETS", "Settings", "StageB", "batches", "train"]
 
@@ -237,8 +237,7 @@ class StageB:
         from safetensors.torch import load_file, save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        projector = {k: v.half().contiguous() for k, v in self.projector.state_dict().items()}
-        save_file(projector, folder / "projector.safetensors")
+        save_projector(self.projector, folder / "projector.safetensors")
         self.peft.save_pretrained(str(folder / "adapter"))
         path = folder / "adapter" / "adapter_model.safetensors"
         save_file({k: v.half() for k, v in load_file(path).items()}, path, {"format": "pt"})

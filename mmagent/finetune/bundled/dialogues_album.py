@@ -25,11 +25,13 @@ _ORDINALS = ("first", "second")
 def doubt_dialogue(
     rng: random.Random, gallery: Gallery, split: Split = "train", row: int | None = None
 ) -> Dialogue:
-    """Questions about noise, blank sheets and things beyond the concepts."""
+    """Questions about a picture in which nothing can be named.
+
+    Noise or a blank sheet is drawn; a thing beyond the concepts only where its row is given.
+    """
     book = phrases("doubt")
     if row is None:
-        kind = "other" if "other" in gallery.by_kind and rng.random() < 0.45 else "nothing"
-        row = rng.choice(gallery.by_kind[kind])
+        row = rng.choice(gallery.by_kind["nothing"])
     shown = gallery.pictures[row]
     system = draw_system(rng, split, draw_name(rng, split))
     names = phrases("pictures")["name"][split]

@@ -22,9 +22,9 @@ from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon
 from mmagent.finetune.bundled.scenes import Scene
 from mmagent.finetune.bundled.screens import LETTERS, Screen
 from mmagent.finetune.bundled.sight import Draw, batch_of, scores_of
-from mmagent.finetune.bundled.tower import cells_of, load_eye
+from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
 
-__all__ = ["eyesight", "spelt"]
+__all__ = ["eyesight", "opened", "options", "spelt"]
 
 
 def spelt(much: Tensor) -> str:
@@ -132,24 +132,35 @@ def _judge(
         note("count", number == len(picture.objects))
 
 
-def main() -> None:
-    """Measure a weights folder and print the shares."""
-    from mmagent.finetune.bundled.pictograms import Sheet
-    from mmagent.finetune.bundled.screens import fetch_fonts
-    from mmagent.models.assemble import picture_side
-
-    parser = argparse.ArgumentParser(description="How well does the eye see by itself?")
+def options(about: str) -> argparse.ArgumentParser:
+    """The command line of what works on an eye and pictures that are drawn for it."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--weights", type=Path, required=True, help="vision and projector")
     parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2-135M-Instruct")
     parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
     parser.add_argument("--fonts", type=Path, default=Path(".build/fonts"))
-    parser.add_argument("--number", type=int, default=200, help="pictures of each kind")
-    args = parser.parse_args()
+    return parser
+
+
+def opened(args: argparse.Namespace) -> tuple[Any, Projector, Draw, Lexicon]:
+    """Tower, projector, pictures of the tower's size, and words, of a command line of `options`."""
+    from mmagent.finetune.bundled.pictograms import Sheet
+    from mmagent.finetune.bundled.screens import fetch_fonts
+    from mmagent.models.assemble import picture_side
+
     fetch_fonts(args.fonts)
     lexicon = Lexicon.from_gguf(args.gguf)
     trunk, projector = load_eye(args.weights, lexicon.vectors.shape[1])
     draw = Draw(Sheet.load(args.pictograms), args.fonts, picture_side(args.weights))
-    print(json.dumps(eyesight(trunk, projector, draw, lexicon, number=args.number), indent=2))
+    return trunk, projector, draw, lexicon
+
+
+def main() -> None:
+    """Measure a weights folder and print the shares."""
+    parser = options("How well does the eye see by itself?")
+    parser.add_argument("--number", type=int, default=200, help="pictures of each kind")
+    args = parser.parse_args()
+    print(json.dumps(eyesight(*opened(args), number=args.number), indent=2))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ as it is, and pictures are drawn anew for them.
    regression of how much of it a cell shows, less a threshold, through GELU); the second layer is
    the regression from all units to the mixes of vectors that cells should say.
 2. `polish`, by descent: a regression says a doubtful word softly, and then the words that are much
-   like all others are the loudest. The word that a cell says is to have the largest product of all.
+   like all others are the loudest. The word that a cell says is to have the largest product of all,
+   for which it may be said louder than the mix has it.
 
     python -m mmagent.finetune.bundled.refit --weights FOLDER --gguf FILE --pictograms FILE
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout, mse_loss
 
-from mmagent.finetune.bundled.eyesight import eyesight
+from mmagent.finetune.bundled.eyesight import eyesight, opened, options
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
-from mmagent.finetune.bundled.pictograms import Sheet
-from mmagent.finetune.bundled.screens import fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, facts_of, pixels_of, scores_of
-from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
-from mmagent.models.vision import SIDE
+from mmagent.finetune.bundled.sight import Draw, look, scores_of
+from mmagent.finetune.bundled.tower import Projector, save_projector
+from mmagent.models.assemble import picture_side
 
 __all__ = ["Seen", "distance", "lay", "polish", "product_losses", "see"]
 
@@ -80,13 +77,10 @@ def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
     labels: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
     for start in range(0, number, 24):
         kinds = [str(k) for k in rng.choice(list(_KINDS), 24, p=list(_KINDS.values()))]
-        drawn = [draw.one(rng, k, "train", clean=bool(rng.random() < 0.3)) for k in kinds]
-        with torch.inference_mode():
-            cells = cells_of(trunk, torch.stack([pixels_of(p.image) for p in drawn]))  # [B, T, F]
-        features.append(cells.half())
+        facts, cells = look(trunk, draw, rng, kinds, clean=0.3)  # [B, T, F]
+        features.append(cells)
         grid = round(cells.shape[1] ** 0.5)
-        for kind, picture in zip(kinds, drawn, strict=True):
-            shown, letters = facts_of(kind, picture)
+        for kind, (shown, letters) in zip(kinds, facts, strict=True):
             words.append(weights_of(shown, grid, letters))
             for group, label in labels_of(shown, grid, letters).items():
                 labels[group].append(label)
@@ -96,7 +90,7 @@ def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
         if start // 24 % 50 == 0:
             print(f"{start + 24} of {number} pictures", flush=True)
     return Seen(
-        torch.cat(features).clone(), torch.stack(words),
+        torch.cat(features), torch.stack(words),
         {group: torch.stack(rows) for group, rows in labels.items()},
         torch.tensor(things), torch.tensor(numbers),
     )  # fmt: skip
@@ -213,34 +207,25 @@ def _ridge(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Refit the projector of a weights folder, in place."""
-    from safetensors.torch import save_file
-
-    parser = argparse.ArgumentParser(description="Put the projector's words on word vectors.")
-    parser.add_argument("--weights", type=Path, required=True, help="of stage A; changed")
-    parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2-135M-Instruct")
-    parser.add_argument("--pictograms", type=Path, default=Path(".build/pictograms.npy"))
-    parser.add_argument("--fonts", type=Path, default=Path(".build/fonts"))
+    parser = options("Put the projector's words on word vectors; --weights is changed.")
     parser.add_argument("--pictures", type=int, default=12_000)
     parser.add_argument("--rounds", type=int, default=3, help="of polishing")
     args = parser.parse_args()
-    fetch_fonts(args.fonts)
-    lexicon = Lexicon.from_gguf(args.gguf)
-    trunk, projector = load_eye(args.weights, lexicon.vectors.shape[1])
-    path = args.weights / "projector.safetensors"
-    draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
+    trunk, projector, draw, lexicon = opened(args)
     seen = see(trunk, draw, args.pictures)
     features, words = seen.flat(3000)
-    before = distance(projector, features, words, lexicon)
+
+    def amiss() -> str:
+        return f"{distance(projector, features, words, lexicon):.2f} of the variance"
+
+    print(f"said amiss: {amiss()}", flush=True)
     lay(projector, features, words, lexicon)
-    after = distance(projector, features, words, lexicon)
-    print(f"said amiss: {before:.2f} of the variance before, {after:.2f} after", flush=True)
+    print(f"laid anew: {amiss()}", flush=True)
     for number, loss in enumerate(polish(projector, seen, lexicon, rounds=args.rounds), 1):
-        print(f"round {number} of {args.rounds}: loss {loss:.3f}", flush=True)
+        print(f"round {number} of {args.rounds}: loss {loss:.3f}, {amiss()}", flush=True)
     print(eyesight(trunk, projector, draw, lexicon), flush=True)
-    state = {key: value.half().contiguous() for key, value in projector.state_dict().items()}
-    part = path.with_name(f".{path.name}.part")
-    save_file(state, part, {"side": str(SIDE)})
-    part.replace(path)
+    notes = {"side": str(picture_side(args.weights))}
+    save_projector(projector, args.weights / "projector.safetensors", notes)
 
 
 if __name__ == "__main__":

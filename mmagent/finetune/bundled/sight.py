@@ -19,8 +19,18 @@ from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of,
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
 from mmagent.finetune.bundled.screens import Letter, Screen, ScreenMaker
+from mmagent.finetune.bundled.tower import cells_of
 
-__all__ = ["Draw", "batch_of", "direct_losses", "facts_of", "losses", "pixels_of", "scores_of"]
+__all__ = [
+    "Draw",
+    "batch_of",
+    "direct_losses",
+    "facts_of",
+    "look",
+    "losses",
+    "pixels_of",
+    "scores_of",
+]
 
 _SHARES = {"single": 0.42, "other": 0.04, "pair": 0.12, "count": 0.25, "screen": 0.05,
            "wall": 0.08, "nothing": 0.04}  # fmt: skip
@@ -79,6 +89,33 @@ def facts_of(kind: str, picture: Scene | Screen) -> tuple[Shown, tuple[Letter, .
     if isinstance(picture, Screen):
         return shown_on(picture), picture.letters
     return shown_of(picture, kind), ()
+
+
+def look(
+    trunk: Any, draw: Draw, rng: np.random.Generator, kinds: Sequence[str], *,
+    clean: float, split: str = "train",
+) -> tuple[list[tuple[Shown, tuple[Letter, ...]]], Tensor]:  # fmt: skip
+    """Draw a picture of every kind and look at them all.
+
+    Args:
+        trunk: gives features [B, F, h, w].
+        draw: draws the pictures.
+        rng: draws everything.
+        kinds: of the pictures.
+        clean: the share that is not disturbed.
+        split: whose styles.
+
+    Returns:
+        The facts of every picture, and their features, float16 [P, T, F].
+    """
+    drawn = [draw.one(rng, k, split, clean=bool(rng.random() < clean)) for k in kinds]
+    cells = []
+    for start in range(0, len(drawn), 24):
+        pixels = torch.stack([pixels_of(p.image) for p in drawn[start : start + 24]])
+        with torch.inference_mode():
+            cells.append(cells_of(trunk, pixels).half())
+    facts = [facts_of(k, p) for k, p in zip(kinds, drawn, strict=True)]
+    return facts, torch.cat(cells).clone()
 
 
 def batch_of(

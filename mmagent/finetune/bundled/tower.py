@@ -32,6 +32,7 @@ __all__ = [
     "load_imagenet",
     "load_projector",
     "load_trunk",
+    "save_projector",
     "save_trunk",
     "without_gates",
 ]
@@ -178,6 +179,16 @@ def load_projector(projector: nn.Module, weights: Path) -> None:
     projector.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
 
 
+def save_projector(projector: nn.Module, path: Path, notes: dict[str, str] | None = None) -> None:
+    """Write a `projector.safetensors` in half precision; it appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {key: value.half().contiguous() for key, value in projector.state_dict().items()}
+    part = path.with_name(f".{path.name}.part")
+    save_file(state, part, notes)
+    part.replace(path)
+
+
 def load_eye(weights: Path, width: int) -> tuple[Any, Projector]:
     """Tower (without gates, not learning) and projector of a weights folder.
 
@@ -217,7 +228,6 @@ def save_trunk(
     }
     notes = {key: str(value) for key, value in meta.items()}
     save_file(state, folder / "vision.safetensors", notes)
-    said = {k: v.half().contiguous() for k, v in projector.state_dict().items()}
-    save_file(said, folder / "projector.safetensors", notes)
+    save_projector(projector, folder / "projector.safetensors", notes)
     head = {k: v.contiguous() for k, v in heads.embed.state_dict().items()}
     save_file(head, folder / "embedding_head.safetensors", notes)
