@@ -411,6 +411,27 @@ def test_two_pictures_are_told_apart_and_pictures_come_in_the_order_of_their_row
     assert same[0].answer.startswith("Yes")
 
 
+def test_two_pictures_of_one_thing_are_met_often_enough_to_learn_from():
+    rng = random.Random(16)
+    box = (0.2, 0.2, 0.8, 0.8)
+    things = ("apple", "dog", "car", "house", "apple", "tree", "fish", "dog", "sun", "moon")
+    gallery = Gallery([Shown("single", (name,), (None,), (box,), "blue") for name in things])
+    gallery.by_kind["count"] = []
+    yes = rows = 0
+    for _ in range(300):
+        try:
+            dialogue = album_dialogue(rng, gallery)
+        except IndexError:  # a comparison of numbers: none here
+            continue
+        same = next(t for t in dialogue.talks if t.task == "same")
+        alike = len({things[row] for row in dialogue.pictures}) == 1
+        assert same.answer.startswith("Yes") == alike
+        yes += alike
+        rows += alike and dialogue.pictures[0] != dialogue.pictures[1]
+    assert yes > 75
+    assert rows > 25  # and not only a picture beside itself
+
+
 def test_what_cannot_be_told_is_not_named():
     rng = random.Random(15)
     for row in (4, 5):

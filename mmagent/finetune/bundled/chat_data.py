@@ -53,7 +53,8 @@ __all__ = [
 _TOP = 32
 # What the pictures of a chunk are. None is of a thing beyond the concepts: whoever learns to doubt
 # those on styles that the eye was trained on doubts everything of another style.
-_KINDS = {"single": 0.42, "pair": 0.24, "count": 0.18, "screen": 0.09, "nothing": 0.07}
+_KINDS = {"single": 0.40, "pair": 0.23, "count": 0.18, "screen": 0.12, "nothing": 0.07}
+_TWINS = 0.3  # so that two pictures of one thing can be compared
 
 
 class Album:
@@ -91,8 +92,10 @@ class Album:
         kinds = [
             k for k, share in _KINDS.items() for _ in range(max(2, round(share * self.number)))
         ]
-        facts, features = look(self.tower, self.draw, rng, kinds, clean=0.35, split=split)
-        return [shown for shown, _ in facts], features.numpy()
+        facts, features = look(
+            self.tower, self.draw, rng, kinds, clean=0.35, split=split, twins=_TWINS
+        )
+        return facts, features.numpy()
 
 
 def teacher_dialogues(answers: Path, seed: int = 5) -> list[Dialogue]:

@@ -81,6 +81,10 @@ def album_dialogue(
     if rows is None:
         kind = "count" if rng.random() < 0.15 else "single"
         first, second = (rng.choice(gallery.by_kind[kind]) for _ in range(2))
+        if kind == "single" and rng.random() < 0.4:
+            name = gallery.pictures[first].names[0]
+            alike = [r for r in gallery.by_kind[kind] if gallery.pictures[r].names[0] == name]
+            second = rng.choice([r for r in alike if r != first] or alike)
         rows = (first, second)
     shown = [gallery.pictures[row] for row in rows]
     one, two = (concept_named(s.names[0]) for s in shown)

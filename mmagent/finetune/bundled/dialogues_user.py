@@ -22,7 +22,11 @@ __all__ = ["order_dialogue", "user_dialogue"]
 UNKNOWN = "You haven't told me your name yet."
 _NOBODY = "User"  # how a user without a name is called
 _TOLD = ("My name is {n}.", "I am {n}.", "I'm {n}, by the way.", "Call me {n}.", "Hi, this is {n}!",
-         "Hello, I am {n}.", "People call me {n}.", "{n} is my name.")  # fmt: skip
+         "Hello, I am {n}.", "People call me {n}.", "{n} is my name.", "{n} speaking.",
+         "It's {n}, hi!", "The name is {n}.", "Everybody knows me as {n}.", "I go by {n}.",
+         "My friends say {n} to me.", "{n} again. Good evening!", "You are talking to {n}.",
+         "Please use my name, {n}.", "I was named {n}.", "Hey, {n} is back.",
+         "Good evening! {n} it is.", "Just so you know, I'm called {n}.")  # fmt: skip
 _TOLD_TEST = ("You may call me {n}.", "Good day, {n} here.")
 _GREETED = ("Nice to meet you, {n}!", "Hello {n}! How are you?", "Good to meet you, {n}.")
 _ASKS_CHAR = ("What is your name?", "Who are you?", "What are you called?", "And your name?")

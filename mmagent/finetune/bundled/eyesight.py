@@ -28,21 +28,15 @@ __all__ = ["eyesight", "opened", "options", "spelt"]
 
 
 def spelt(much: Tensor) -> str:
-    """The letters that the cells say, row by row: the longest row.
+    """The code that the cells say, column by column: three rows of them say it.
 
     Args:
         much: how much of each word every cell says, [T, W].
     """
     grid = round(len(much) ** 0.5)
-    first = scores_of(much, "first").argmax(-1).tolist()
-    second = scores_of(much, "second").argmax(-1).tolist()
-    rows = []
-    for row in range(grid):
-        text = ""
-        for cell in range(row * grid, (row + 1) * grid):
-            text += "".join(LETTERS[k] for k in (first[cell], second[cell]) if k < len(LETTERS))
-        rows.append(text)
-    return max(rows, key=len)
+    columns = much.view(grid, grid, -1).sum(0) / 3  # [grid, W]
+    signs = scores_of(columns, "letter").argmax(-1).tolist()
+    return "".join(LETTERS[k] for k in signs if k < len(LETTERS))
 
 
 @torch.inference_mode()
@@ -102,11 +96,8 @@ def _judge(
     if isinstance(picture, Screen):
         read = spelt(much)
         note("code", read == picture.code)
-        label = batch["first"][one]
-        asked = (label >= 0) & (label < len(LETTERS))
-        said = scores_of(much, "first").argmax(-1)
-        for right in (said == label)[asked].tolist():
-            note("letters", right)
+        for place, sign in enumerate(picture.code):
+            note("letters", read[place : place + 1] == sign)
         return
     if kind in ("nothing", "other"):
         note("nothing" if kind == "nothing" else "unknown", doubt < len(DOUBTS))

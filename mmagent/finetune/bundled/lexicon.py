@@ -3,7 +3,12 @@
 Tower and projector are taught together that each image token is to be a mix of the language model's
 own input embeddings (how near it comes, `refit` tells): the concept and its colour where an object
 lies, the colour of the background elsewhere, the side of each of two things, how many there are,
-the letters of a code, or that nothing known is there. The language model is to find words it knows.
+or that nothing known is there. The language model is to find words it knows.
+
+A code is said as it would stand in a text: in the rows of cells about its line those of the first
+column say its first letter, those of the second column the second, whatever its size and where the
+line begins. A row of tokens then is the code, letter by letter, and copying it is what a language
+model can do best.
 """
 
 from __future__ import annotations
@@ -15,19 +20,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
 from mmagent.finetune.bundled.dialogues_picture import NUMBERS, Shown
 from mmagent.finetune.bundled.scenes import SHADES
-from mmagent.finetune.bundled.screens import LETTERS, Letter
+from mmagent.finetune.bundled.screens import LETTERS
 
 __all__ = ["DOUBTS", "GROUPS", "IGNORE", "SIDES", "Lexicon", "labels_of", "side_of", "weights_of"]
 
 SIDES = ("left", "right", "top", "bottom")
 DOUBTS = ("nothing", "unknown")  # noise and the like; things beyond the concepts
-_FIGURES = ("Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-# The second letter in a cell is said by another word than the first, so that their order is told.
-_SECOND = (*(sign.lower() for sign in LETTERS if sign.isalpha()), *_FIGURES)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "concept": tuple(c.name for c in CONCEPTS),
@@ -35,8 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "side": SIDES,
     "number": NUMBERS,
     "doubt": DOUBTS,
-    "first": tuple(LETTERS),
-    "second": _SECOND,
+    "letter": tuple(LETTERS),
 }
 IGNORE = -100
 _OBJECT, _COLOUR, _BACKGROUND, _PLACE, _NUMBER = 1.0, 0.6, 0.6, 0.7, 0.4
@@ -74,7 +76,7 @@ class Lexicon:
         rows = []
         for group, words in GROUPS.items():
             for word in words:
-                text = word if group in ("first", "second") else f" {word}"
+                text = word if group == "letter" else f" {word}"
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                 parts = embeddings[torch.tensor(ids)] - mean  # [n, D]
                 weights = torch.tensor([1.0, *[0.5] * (len(ids) - 1)])
@@ -145,33 +147,34 @@ def _overlap(box: Sequence[float], grid: int) -> Tensor:
     return (high[:, None] * wide[None, :]).flatten()
 
 
-def _cell(letter: Letter, grid: int) -> int:
-    """The cell in which a letter's centre lies."""
-    column = min(grid - 1, max(0, int(letter.across * grid)))
-    return min(grid - 1, max(0, int(letter.down * grid))) * grid + column
+def _spelt(shown: Shown, grid: int) -> Tensor:
+    """Number of the letter that every cell says, [grid * grid].
+
+    As many as there are letters for none; `IGNORE` beside the rows that say the code.
+    """
+    none = len(LETTERS)
+    table = torch.full((grid, grid), none)
+    signs = [LETTERS.index(sign) for sign in shown.names[0][:grid]]
+    _, top, _, bottom = shown.boxes[0]
+    line = min(grid - 1, max(0, int((top + bottom) / 2 * grid)))
+    table[max(0, line - 2) : line + 3] = IGNORE
+    table[max(0, line - 1) : line + 2] = torch.tensor(signs + [none] * (grid - len(signs)))
+    return table.flatten()
 
 
-def _spelt(letters: Sequence[Letter], grid: int) -> dict[int, list[str]]:
-    """The letters of every cell that has some, from left to right; at most two are told."""
-    cells: dict[int, list[str]] = {}
-    for letter in sorted(letters, key=lambda one: one.across):
-        cells.setdefault(_cell(letter, grid), []).append(letter.sign)
-    return cells
-
-
-def weights_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> Tensor:
+def weights_of(shown: Shown, grid: int) -> Tensor:
     """How much of each word every cell says: [grid * grid, W].
 
     Args:
         shown: what the picture shows.
-        grid: cells along a side.
-        letters: of the code that it shows, if it is a screen.
+        grid: cells along a side; of a longer code the end is not said.
     """
     table = torch.zeros(grid * grid, sum(map(len, GROUPS.values())))
     if shown.kind == "screen":
-        for cell, signs in _spelt(letters, grid).items():
-            for group, sign in zip(("first", "second"), signs, strict=False):
-                table[cell, Lexicon.span(group)[0] + LETTERS.index(sign)] = 1.0
+        first, last = Lexicon.span("letter")
+        spelt = _spelt(shown, grid)
+        said = one_hot(spelt.where(spelt != IGNORE, last - first), last - first + 1)
+        table[:, first:last] = said[:, :-1].float()
         return table
     if shown.kind == "nothing":
         table[:, Lexicon.place("nothing", "doubt")] = 1.0
@@ -202,7 +205,7 @@ def weights_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> Tenso
     return table
 
 
-def labels_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> dict[str, Tensor]:
+def labels_of(shown: Shown, grid: int) -> dict[str, Tensor]:
     """For every group the word that each cell says, [grid * grid].
 
     It is the word's number in the group, as many as there are words where the cell says none, and
@@ -212,11 +215,12 @@ def labels_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> dict[s
     label = {group: torch.full((cells,), IGNORE) for group in GROUPS}
     none = {group: len(words) for group, words in GROUPS.items()}
     if shown.kind == "screen":
-        return label | _screen_labels(letters, grid) | {
-            group: torch.full((cells,), none[group]) for group in ("concept", "doubt")
-        }  # fmt: skip
-    for group in ("first", "second"):
-        label[group][:] = none[group]
+        for group in ("concept", "doubt"):
+            label[group][:] = none[group]
+        if shown.names[0]:  # else lines of letters that are no code
+            label["letter"] = _spelt(shown, grid)
+        return label
+    label["letter"][:] = none["letter"]
     if shown.kind == "nothing":
         label["doubt"][:] = DOUBTS.index("nothing")
         label["concept"][:] = none["concept"]
@@ -243,19 +247,4 @@ def labels_of(shown: Shown, grid: int, letters: Sequence[Letter] = ()) -> dict[s
         label["concept"][cover < 0.1] = none["concept"]
     if shown.background is not None:
         label["colour"][cover < 0.25] = GROUPS["colour"].index(shown.background)
-    return label
-
-
-def _screen_labels(letters: Sequence[Letter], grid: int) -> dict[str, Tensor]:
-    """Which letters each cell says; cells that a line of letters merely grazes are left out."""
-    label = {group: torch.full((grid * grid,), len(GROUPS[group])) for group in ("first", "second")}
-    for letter in letters:
-        half = (letter.wide / 2, letter.high / 2)
-        box = (letter.across - half[0], letter.down - half[1],
-               letter.across + half[0], letter.down + half[1])  # fmt: skip
-        grazed = _overlap(box, grid) > 0.12
-        label["first"][grazed] = label["second"][grazed] = IGNORE
-    for cell, signs in _spelt(letters, grid).items():
-        label["first"][cell] = LETTERS.index(signs[0])
-        label["second"][cell] = LETTERS.index(signs[1]) if len(signs) > 1 else len(LETTERS)
     return label

@@ -17,8 +17,13 @@ as it is, and pictures are drawn anew for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout, mse_loss
 
+from mmagent.finetune.bundled import together
 from mmagent.finetune.bundled.eyesight import eyesight, opened, options
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.sight import Draw, look, scores_of
@@ -34,10 +40,11 @@ from mmagent.models.assemble import picture_side
 
 __all__ = ["Seen", "distance", "lay", "polish", "product_losses", "see"]
 
-_KINDS = {"single": 0.5, "pair": 0.2, "count": 0.18, "screen": 0.04, "nothing": 0.04, "other": 0.04}
+_KINDS = {"single": 0.44, "pair": 0.2, "count": 0.16, "screen": 0.12, "nothing": 0.04,
+          "other": 0.04}  # fmt: skip
 _GAIN, _THRESHOLD = 8.0, 0.15
 _BATCH, _RATE = 48, 4e-4
-_CELLS = {"concept": 0.2, "side": 0.15, "colour": 0.15, "number": 0.15}
+_CELLS = {"concept": 0.2, "side": 0.15, "colour": 0.15, "number": 0.15, "letter": 0.3}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,15 @@ class Seen:
     labels: dict[str, Tensor]
     things: Tensor
     numbers: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """All pictures of several."""
+        return cls(
+            torch.cat([p.features for p in parts]), torch.cat([p.words for p in parts]),
+            {group: torch.cat([p.labels[group] for p in parts]) for group in GROUPS},
+            torch.cat([p.things for p in parts]), torch.cat([p.numbers for p in parts]),
+        )  # fmt: skip
 
     def flat(self, most: int) -> tuple[Tensor, Tensor]:
         """Features [N, F] and words [N, W] of the cells of at most so many pictures."""
@@ -80,9 +96,9 @@ def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
         facts, cells = look(trunk, draw, rng, kinds, clean=0.3)  # [B, T, F]
         features.append(cells)
         grid = round(cells.shape[1] ** 0.5)
-        for kind, (shown, letters) in zip(kinds, facts, strict=True):
-            words.append(weights_of(shown, grid, letters))
-            for group, label in labels_of(shown, grid, letters).items():
+        for kind, shown in zip(kinds, facts, strict=True):
+            words.append(weights_of(shown, grid))
+            for group, label in labels_of(shown, grid).items():
                 labels[group].append(label)
             one = kind in ("single", "count")
             things.append(GROUPS["concept"].index(shown.names[0]) if one else IGNORE)
@@ -205,14 +221,32 @@ def _ridge(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     return solved[:-1], solved[-1]
 
 
+def _see_part(args: argparse.Namespace, folder: Path) -> None:
+    """Look at this process's share of the pictures and write what was seen."""
+    trunk, _, draw, _ = opened(args)
+    rank = together.rank_of()
+    seen = see(trunk, draw, math.ceil(args.pictures / args.workers), seed=77 + rank)
+    torch.save(vars(seen), folder / f"{rank}.pt")
+
+
+def _seen(args: argparse.Namespace) -> Seen:
+    """The pictures, looked at by every process."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        together.launch(_see_part, args.workers, args, folder)
+        files = sorted(folder.glob("*.pt"))
+        return Seen.joined([Seen(**torch.load(file, weights_only=True)) for file in files])
+
+
 def main() -> None:
     """Refit the projector of a weights folder, in place."""
     parser = options("Put the projector's words on word vectors; --weights is changed.")
     parser.add_argument("--pictures", type=int, default=12_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3, help="of polishing")
     args = parser.parse_args()
     trunk, projector, draw, lexicon = opened(args)
-    seen = see(trunk, draw, args.pictures)
+    seen = _seen(args)
     features, words = seen.flat(3000)
 
     def amiss() -> str:

@@ -106,11 +106,11 @@ class ScreenMaker:
             rng: what is drawn from.
             split: "train" or "test": which fonts and layouts.
             clean: leave blur, noise and the like out.
-            length: of the code; None: six, in training also four to eight.
+            length: of the code; None: six, in training also four to seven.
         """
         test = split == "test"
         if length is None:
-            length = 6 if test or rng.random() < 0.6 else int(rng.integers(4, 9))
+            length = 6 if test or rng.random() < 0.6 else int(rng.integers(4, 8))
         code = "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=length))
         called = CALLED[int(rng.integers(len(CALLED)))]
         files = self._files[split]
@@ -160,8 +160,7 @@ class ScreenMaker:
                 signs += sign
             pen.text((left, top), signs, fill=ink, font=font)
             letters += self._letters(font, signs, left, top)
-            # No two lines in one row of cells: a cell tells its letters from left to right.
-            top += max(size * rng.uniform(1.1, 1.5), self.side / 6.9)
+            top += size * rng.uniform(1.1, 1.5)
         return Screen(page if clean else disturb(rng, page), "", "text", tuple(letters))
 
     def _letters(

@@ -18,8 +18,8 @@ from mmagent.finetune.bundled.dialogues_screen import shown_on
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
-from mmagent.finetune.bundled.screens import Letter, Screen, ScreenMaker
-from mmagent.finetune.bundled.tower import cells_of
+from mmagent.finetune.bundled.screens import LETTERS, Screen, ScreenMaker
+from mmagent.finetune.bundled.tower import PLACES, cells_of
 
 __all__ = [
     "Draw",
@@ -30,17 +30,18 @@ __all__ = [
     "losses",
     "pixels_of",
     "scores_of",
+    "signs_of",
 ]
 
-_SHARES = {"single": 0.42, "other": 0.04, "pair": 0.12, "count": 0.25, "screen": 0.05,
-           "wall": 0.08, "nothing": 0.04}  # fmt: skip
+_SHARES = {"single": 0.30, "other": 0.03, "pair": 0.12, "count": 0.16, "screen": 0.32,
+           "wall": 0.04, "nothing": 0.03}  # fmt: skip
 _COLOUR = {name: index for index, name in enumerate(SHADES)}
 _SHARP = 16.0  # a word said in full has this logit
 _SILENT = 10.0  # where no word of a group is said, the odds for that
 _ASKED = {"concept": 1.0, "colour": 0.3, "side": 0.4, "number": 0.4, "doubt": 0.4,
-          "first": 0.8, "second": 0.5}  # fmt: skip
+          "letter": 1.0}  # fmt: skip
 
-_DIRECTLY = {"concept": 0.5, "side": 0.2, "first": 1.0, "second": 0.6}
+_DIRECTLY = {"concept": 0.5, "side": 0.2, "letter": 5.0}
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -56,16 +57,21 @@ class Draw:
         sheet: the pictograms.
         fonts: the folder of the fonts.
         side: pixels of a picture's side.
+        shares: changes the shares of some kinds.
     """
 
-    def __init__(self, sheet: Sheet, fonts: Path, side: int) -> None:
+    def __init__(
+        self, sheet: Sheet, fonts: Path, side: int, shares: dict[str, float] | None = None
+    ) -> None:
         self.scenes, self.screens = SceneMaker(sheet, side), ScreenMaker(fonts, side)
+        self.shares = _SHARES | (shares or {})
 
     def some(
         self, rng: np.random.Generator, number: int, split: str = "train"
     ) -> list[tuple[str, Scene | Screen]]:
         """So many pictures, each with its kind."""
-        kinds = rng.choice(list(_SHARES), number, p=list(_SHARES.values()))
+        share = np.array(list(self.shares.values()))
+        kinds = rng.choice(list(self.shares), number, p=share / share.sum())
         clean = rng.random(number) < 0.25
         return [
             (str(kind), self.one(rng, str(kind), split, clean=bool(c)))
@@ -84,17 +90,37 @@ class Draw:
         return scene
 
 
-def facts_of(kind: str, picture: Scene | Screen) -> tuple[Shown, tuple[Letter, ...]]:
-    """What a picture of a kind shows, and the letters on it."""
-    if isinstance(picture, Screen):
-        return shown_on(picture), picture.letters
-    return shown_of(picture, kind), ()
+def facts_of(kind: str, picture: Scene | Screen) -> Shown:
+    """What a picture of a kind shows."""
+    return shown_on(picture) if isinstance(picture, Screen) else shown_of(picture, kind)
+
+
+def signs_of(screen: Screen, grid: int) -> tuple[Tensor, Tensor]:
+    """The letter whose centre lies in each cell, and the how manieth of the code it is.
+
+    Returns:
+        The letter, as many as there are for none, [grid * grid]; cells away from the code, where
+        notes stand, are not asked for. Its place, not asked for where none is, [grid * grid].
+    """
+    table, place = torch.full((grid, grid), len(LETTERS)), torch.full((grid, grid), IGNORE)
+    places = [
+        tuple(min(grid - 1, max(0, int(v * grid))) for v in (letter.down, letter.across))
+        for letter in screen.letters
+    ]
+    for index, ((row, column), letter) in enumerate(zip(places, screen.letters, strict=True)):
+        table[row, column] = LETTERS.index(letter.sign)
+        if screen.code:
+            place[row, column] = index
+    if screen.code:
+        rows = [row for row, _ in places]
+        table[: max(0, min(rows) - 1)] = table[max(rows) + 2 :] = IGNORE
+    return table.flatten(), place.flatten()
 
 
 def look(
     trunk: Any, draw: Draw, rng: np.random.Generator, kinds: Sequence[str], *,
-    clean: float, split: str = "train",
-) -> tuple[list[tuple[Shown, tuple[Letter, ...]]], Tensor]:  # fmt: skip
+    clean: float, split: str = "train", twins: float = 0.0,
+) -> tuple[list[Shown], Tensor]:  # fmt: skip
     """Draw a picture of every kind and look at them all.
 
     Args:
@@ -104,11 +130,22 @@ def look(
         kinds: of the pictures.
         clean: the share that is not disturbed.
         split: whose styles.
+        twins: the share of the single things that an earlier picture shows too, in another way.
 
     Returns:
         The facts of every picture, and their features, float16 [P, T, F].
     """
-    drawn = [draw.one(rng, k, split, clean=bool(rng.random() < clean)) for k in kinds]
+    drawn: list[Scene | Screen] = []
+    shown: list[int] = []  # labels of the single things
+    for kind in kinds:
+        plain = bool(rng.random() < clean)
+        if kind == "single" and shown and rng.random() < twins:
+            label = shown[int(rng.integers(len(shown)))]
+            drawn.append(draw.scenes.single(rng, split, label, clean=plain))
+        else:
+            drawn.append(draw.one(rng, kind, split, clean=plain))
+        if kind == "single" and isinstance(drawn[-1], Scene):
+            shown.append(drawn[-1].objects[0].item.label)
     cells = []
     for start in range(0, len(drawn), 24):
         pixels = torch.stack([pixels_of(p.image) for p in drawn[start : start + 24]])
@@ -129,14 +166,16 @@ def batch_of(
 
     Returns:
         pixels [B, 3, S, S]; thing (a concept), text, background and tint [B]; words [B, T, W];
-        and for every group of words its label of each cell, [B, T].
+        for every group of words its label of each cell, [B, T]; and sign and place, the letter in
+        every cell of half the side and which of the code it is, [B, 4 T];
+        and code, its letters, [B, 7].
     """
     grid = drawn[0][1].image.size[0] // 32
     rows: dict[str, list[Any]] = {k: [] for k in ("thing", "text", "background", "tint")}
-    words, labels = [], []
+    words, labels, signs, places, codes = [], [], [], [], []
     for kind, picture in drawn:
         thing = text = tint = IGNORE
-        shown, letters = facts_of(kind, picture)
+        shown = facts_of(kind, picture)
         if isinstance(picture, Scene) and len({p.item.label for p in picture.objects}) == 1:
             one = picture.objects[0]
             text = texts[one.item.text]
@@ -146,11 +185,19 @@ def batch_of(
         rows["text"].append(text)
         rows["tint"].append(tint)
         rows["background"].append(_COLOUR[shown.background] if shown.background else IGNORE)
-        words.append(weights_of(shown, grid, letters))
-        labels.append(labels_of(shown, grid, letters))
+        words.append(weights_of(shown, grid))
+        labels.append(labels_of(shown, grid))
+        silent = torch.full((4 * grid * grid,), IGNORE)
+        found = signs_of(picture, 2 * grid) if isinstance(picture, Screen) else (silent, silent)
+        code = picture.code if isinstance(picture, Screen) else ""
+        codes.append([*map(LETTERS.index, code), *[len(LETTERS)] * (PLACES - len(code))])
+        signs.append(found[0])
+        places.append(found[1])
     batch = {key: torch.tensor(value) for key, value in rows.items()}
     batch |= {group: torch.stack([row[group] for row in labels]) for group in GROUPS}
     batch["words"] = torch.stack(words)
+    batch["code"] = torch.tensor(codes)
+    batch["sign"], batch["place"] = torch.stack(signs), torch.stack(places)
     batch["pixels"] = torch.stack([pixels_of(picture.image) for _, picture in drawn])
     return batch
 
@@ -234,6 +281,15 @@ def direct_losses(scores: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[s
         label = batch[group]
         if bool((label >= 0).any()):
             parts[f"cell {group}"] = weight * _evenly(scores[group].flatten(0, 1), label.flatten())
+    if bool((batch["sign"] >= 0).any()):
+        parts["sign"] = 0.5 * _evenly(scores["sign"].flatten(0, 1), batch["sign"].flatten())
+    if bool((batch["place"] >= 0).any()):
+        flat = scores["place"].flatten(0, 1), batch["place"].flatten()
+        parts["place"] = cross_entropy(*flat, ignore_index=IGNORE)
+        coded = (batch["place"] >= 0).any(1)
+        parts["spelling"] = 2.0 * cross_entropy(
+            scores["spelling"][coded].flatten(0, 1), batch["code"][coded].flatten()
+        )
     numbers = batch["number"].amax(1)
     if bool((numbers >= 0).any()):
         parts["cell number"] = cross_entropy(scores["number"], numbers, ignore_index=IGNORE)

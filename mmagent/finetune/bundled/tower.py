@@ -24,6 +24,8 @@ from mmagent.finetune.bundled.scenes import SHADES
 from mmagent.models.vision import FEATURES, new_trunk
 
 __all__ = [
+    "FINE",
+    "PLACES",
     "CellHeads",
     "Heads",
     "Projector",
@@ -38,7 +40,9 @@ __all__ = [
 ]
 
 TEXT_WIDTH = 384
-_DIRECT = ("concept", "side", "first", "second")
+_DIRECT = ("concept", "side", "letter")
+PLACES = 7  # of a code's letters; as many as a picture has columns
+FINE, _FINE_WIDTH = 10, 112  # the last block whose cells are half as wide, and its channels
 _RENAME = (
     (r"^_conv_stem\.", "embeddings.convolution."),
     (r"^_bn0\.", "embeddings.batchnorm."),
@@ -120,7 +124,8 @@ class CellHeads(nn.Module):
     """What every cell's features are asked for directly; thrown away after training.
 
     The words that the projector says are alike (K and P more so than cat and dog), and what is
-    taught through them alone comes slowly.
+    taught through them alone comes slowly. Letters are told first where they stand, in cells small
+    enough for one, and the how manieth each is; from there the tower carries them to the columns.
     """
 
     def __init__(self) -> None:
@@ -129,18 +134,29 @@ class CellHeads(nn.Module):
             {group: nn.Linear(FEATURES, len(GROUPS[group]) + 1) for group in _DIRECT}
         )
         self.number = nn.Linear(FEATURES, len(GROUPS["number"]))
+        self.sign = nn.Linear(_FINE_WIDTH, len(GROUPS["letter"]) + 1)
+        self.place = nn.Linear(_FINE_WIDTH, PLACES)
+        self.spelling = nn.Linear(FEATURES, PLACES * (len(GROUPS["letter"]) + 1))
 
-    def forward(self, cells: Tensor) -> dict[str, Tensor]:
+    def forward(self, cells: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """Scores of the words of some groups, and of none of them.
 
         Args:
             cells: features, [B, T, 1280].
+            fine: those of block `FINE`, [B, 112, 2 h, 2 w].
 
         Returns:
-            concept, side, first, second: [B, T, words + 1]; number: [B, 7].
+            concept, side, letter: [B, T, words + 1]; number: [B, 7]; sign: the letter that stands
+            in every fine cell, [B, 4 T, letters + 1]; place: the how manieth of the code it is,
+            [B, 4 T, 7]; spelling: every letter of the code, [B, 7, letters + 1].
         """
         scores: dict[str, Tensor] = {group: head(cells) for group, head in self.heads.items()}
-        return scores | {"number": self.number(cells.mean(1))}
+        fine = fine.flatten(2).transpose(1, 2)  # [B, 4 T, 112]
+        pooled = cells.mean(1)
+        return scores | {
+            "number": self.number(pooled), "sign": self.sign(fine), "place": self.place(fine),
+            "spelling": self.spelling(pooled).unflatten(-1, (PLACES, -1)),
+        }  # fmt: skip
 
 
 class Projector(nn.Module):

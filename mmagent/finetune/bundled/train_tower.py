@@ -31,10 +31,12 @@ from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.screens import fetch_fonts
 from mmagent.finetune.bundled.sight import Draw, batch_of, direct_losses, losses
 from mmagent.finetune.bundled.tower import (
+    FINE,
     CellHeads,
     Heads,
     Projector,
     load_imagenet,
+    load_projector,
     load_trunk,
     save_trunk,
     without_gates,
@@ -99,6 +101,10 @@ class TowerRun:
         self.mean_projector = swa.AveragedModel(self.projector, multi_avg_fn=average)
         trainable = [p for p in self.trunk.parameters() if p.requires_grad]
         self.cells = CellHeads()
+        self._fine: dict[str, Tensor] = {}
+        self.trunk.encoder.blocks[FINE].register_forward_hook(
+            lambda _module, _input, output: self._fine.update(cells=output)
+        )
         others = [*self.heads.parameters(), *self.projector.parameters(),
                   *self.cells.parameters()]  # fmt: skip
         self.learning = [*trainable, *others]
@@ -125,7 +131,7 @@ class TowerRun:
         features = self.trunk(x).last_hidden_state  # [B, 1280, h, w]
         cells = features.flatten(2).transpose(1, 2)  # [B, T, 1280]
         parts = losses(self.heads(features, self.texts), self.projector(cells), batch, self.lexicon)
-        parts |= direct_losses(self.cells(cells), batch)
+        parts |= direct_losses(self.cells(cells, self._fine["cells"]), batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(parts.values())).sum())
         together.share_gradients(self.learning)
@@ -137,6 +143,13 @@ class TowerRun:
         self.seen += len(x) * together.number_of()
         self.spent += together.first_says(time.monotonic() - began)
         return {key: float(value.detach()) for key, value in parts.items()}
+
+    def begin_from(self, folder: Path) -> None:
+        """Begin with projector and embedding head of an earlier version, whose tower it has."""
+        load_projector(self.projector, folder / "projector.safetensors")
+        load_projector(self.heads.embed, folder / "embedding_head.safetensors")
+        for mean, part in ((self.mean_heads, self.heads), (self.mean_projector, self.projector)):
+            mean.module.load_state_dict(part.state_dict())
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -152,10 +165,13 @@ class TowerRun:
         path.with_suffix(".tmp").replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; the learning rates stay those of this run."""
         state = torch.load(path, weights_only=True)
+        peaks = [group["peak"] for group in self.optimizer.param_groups]
         for key, part in self.parts().items():
             part.load_state_dict(state[key])
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak
         self.spent, self.seen = state["spent"], state["seen"]
 
 
@@ -167,17 +183,20 @@ def _work(args: argparse.Namespace) -> None:
     index = {name: k for k, name in enumerate(names)}
     trunk = without_gates(new_trunk())
     if args.start:
-        load_trunk(trunk, args.start)
+        load_trunk(trunk, args.start / "vision.safetensors")
     else:
         load_imagenet(trunk, args.imagenet)
     lexicon = Lexicon.from_gguf(args.gguf)
     run = TowerRun(trunk, text_matrix(names, args.text_model), lexicon,
                    minutes=args.minutes, lr=args.lr, seed=args.seed)  # fmt: skip
+    if args.start:
+        run.begin_from(args.start)
     checkpoint = args.out / "stage-a.pt"
     if checkpoint.exists():
         run.load(checkpoint)
         print(f"resumed after {run.spent / 60:.1f} minutes, {run.seen} pictures", flush=True)
-    draw = Draw(sheet, args.fonts, SIDE)
+    shares = {kind: float(share) for kind, share in (pair.split("=") for pair in args.share)}
+    draw = Draw(sheet, args.fonts, SIDE, shares)
     rng = np.random.default_rng([args.seed, rank, run.seen])
     mean: dict[str, float] = {}
     told, limit = time.monotonic(), args.minutes * 60
@@ -223,7 +242,7 @@ def main() -> None:
     parser.add_argument("--imagenet", type=Path, required=True, help="efficientnet-lite0 .pth")
     parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2-135M-Instruct")
     parser.add_argument("--text-model", type=Path, required=True, help="all-MiniLM-L6-v2 folder")
-    parser.add_argument("--start", type=Path, help="vision.safetensors of an earlier version")
+    parser.add_argument("--start", type=Path, help="folder of an earlier version")
     parser.add_argument("--out", type=Path, default=Path(".build/stage-a"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=8, help="minutes between measurements")
@@ -231,6 +250,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="of all processes together")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
+                        help="of a kind of pictures, in place of the usual")  # fmt: skip
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     fetch_fonts(args.fonts)
