@@ -185,9 +185,6 @@ def test_questions_about_a_screen_are_answered_with_its_code(draw: Draw) -> None
         dialogue = screen_dialogue(random.Random(1), Gallery([shown_on(screen)]), split)
         assert dialogue.pictures == (0,)
         assert all(screen.code in talk.answer for talk in dialogue.talks)
-        blind = screen_dialogue(random.Random(1), Gallery([shown_on(screen)]), split, reads=False)
-        assert not any(screen.code in talk.answer for talk in blind.talks)
-        assert all("cannot read" in talk.answer for talk in blind.talks)
 
 
 def test_labels_of_a_batch_match_its_pictures(draw: Draw) -> None:

@@ -69,20 +69,19 @@ class Album:
         number: pictures of a chunk.
         seed: of everything drawn.
         shares: changes the shares of some kinds of dialogues.
-        reads: whether the eye makes letters out.
     """
 
     def __init__(
         self, draw: Draw, tower: Any, texts: list[Dialogue], *, number: int = 72, seed: int = 3,
-        shares: dict[str, float] | None = None, reads: bool = True,
+        shares: dict[str, float] | None = None,
     ) -> None:  # fmt: skip
         self.draw, self.tower, self.texts, self.shares = draw, tower.eval(), texts, shares
-        self.number, self.seed, self.reads = number, seed, reads
+        self.number, self.seed = number, seed
 
     def __call__(self, chunk: int) -> tuple[Mixture, npt.NDArray[np.float16]]:
         """The mixture of a chunk and the features of its pictures, float16 [N, T, F]."""
         shown, features = self.pictures(chunk)
-        return mixture(Gallery(shown), self.texts, self.shares, self.reads), features
+        return mixture(Gallery(shown), self.texts, self.shares), features
 
     def pictures(
         self, chunk: int, split: Split = "train"
@@ -197,16 +196,14 @@ def _lines(texts: list[Dialogue]) -> list[tuple[str, str]]:
 
 
 def mixture(
-    gallery: Gallery, texts: list[Dialogue], shares: dict[str, float] | None = None,
-    reads: bool = True,
-) -> Mixture:  # fmt: skip
+    gallery: Gallery, texts: list[Dialogue], shares: dict[str, float] | None = None
+) -> Mixture:
     """What stage B draws from; the shares are of dialogues.
 
     Args:
         gallery: the pictures.
         texts: the base's own answers.
         shares: other shares for some kinds.
-        reads: whether the eye makes letters out.
     """
     lines = _lines(texts)
     plain: tuple[Callable[[random.Random], Dialogue], ...] = (
@@ -240,7 +237,7 @@ def mixture(
     if "single" in gallery.by_kind:
         parts["chinese"] = (0.035, lambda rng: chinese_dialogue(rng, gallery))
     if "screen" in gallery.by_kind:
-        parts["screen"] = (0.12, lambda rng: screen_dialogue(rng, gallery, reads=reads))
+        parts["screen"] = (0.12, lambda rng: screen_dialogue(rng, gallery))
     for kind, share in (shares or {}).items():
         if kind in parts:
             parts[kind] = (share, parts[kind][1])

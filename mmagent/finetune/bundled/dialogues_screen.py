@@ -22,9 +22,8 @@ def shown_on(screen: Screen) -> Shown:
 
 
 def screen_dialogue(
-    rng: random.Random, gallery: Gallery, split: Split = "train", row: int | None = None,
-    reads: bool = True,
-) -> Dialogue:  # fmt: skip
+    rng: random.Random, gallery: Gallery, split: Split = "train", row: int | None = None
+) -> Dialogue:
     """What is the code? Asked in several ways.
 
     Args:
@@ -32,22 +31,17 @@ def screen_dialogue(
         gallery: the pictures.
         split: which phrasings.
         row: of the picture; None draws one.
-        reads: whether the eye makes letters out; else the answer says that it cannot.
     """
     row = rng.choice(gallery.by_kind["screen"]) if row is None else row
     shown = gallery.pictures[row]
     book = phrases("screens")
     values = {"code": shown.names[0], "called": str(shown.colours[0])}
     system = draw_system(rng, split, draw_name(rng, split))
-    asked = [
-        (q, a, "read") for q, a in rng.sample(book["read"][split], 2 if split == "train" else 1)
-    ]
+    asked = rng.sample(book["read"][split], 2 if split == "train" else 1)
     if split == "train" and rng.random() < 0.3:
-        asked.append((*rng.choice(book["see"]["train"]), "see"))
+        asked.append(rng.choice(book["see"]["train"]))
     talks = []
-    for question, answer, kind in asked:
-        words = answer if reads else rng.choice(book["unread"][kind])
-        accept = shown.names[0] if reads else "cannot read"
-        turns = (*system, user(question.format(**values), 1), say(words.format(**values)))
-        talks.append(Talk("code" if reads else "unread", turns, (accept,)))
+    for question, answer in asked:
+        turns = (*system, user(question.format(**values), 1), say(answer.format(**values)))
+        talks.append(Talk("code", turns, (shown.names[0],)))
     return Dialogue("screen", tuple(talks), (row,))

@@ -40,8 +40,8 @@ from mmagent.models.assemble import picture_side
 
 __all__ = ["Seen", "distance", "lay", "polish", "product_losses", "see"]
 
-_KINDS = {"single": 0.44, "pair": 0.2, "count": 0.16, "screen": 0.12, "nothing": 0.04,
-          "other": 0.04}  # fmt: skip
+_KINDS = {"single": 0.37, "pair": 0.18, "count": 0.14, "screen": 0.23, "nothing": 0.05,
+          "other": 0.03}  # fmt: skip
 _GAIN, _THRESHOLD = 8.0, 0.15
 _BATCH, _RATE = 48, 4e-4
 _CELLS = {"concept": 0.2, "side": 0.15, "colour": 0.15, "number": 0.15, "letter": 0.3}

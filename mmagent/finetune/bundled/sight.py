@@ -33,8 +33,8 @@ __all__ = [
     "signs_of",
 ]
 
-_SHARES = {"single": 0.30, "other": 0.03, "pair": 0.12, "count": 0.16, "screen": 0.32,
-           "wall": 0.04, "nothing": 0.03}  # fmt: skip
+_SHARES = {"single": 0.26, "other": 0.02, "pair": 0.1, "count": 0.1, "screen": 0.48,
+           "wall": 0.01, "nothing": 0.03}  # fmt: skip
 _COLOUR = {name: index for index, name in enumerate(SHADES)}
 _SHARP = 16.0  # a word said in full has this logit
 _SILENT = 10.0  # where no word of a group is said, the odds for that

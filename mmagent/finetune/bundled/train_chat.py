@@ -64,7 +64,7 @@ def _train(args: argparse.Namespace) -> None:
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
     shares = {kind: float(share) for kind, share in (pair.split("=") for pair in args.share)}
     tower = without_gates(model.model.vision_tower).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    album = Album(draw, tower, texts, seed=args.seed, shares=shares, reads=not args.unread)
+    album = Album(draw, tower, texts, seed=args.seed, shares=shares)
     run = StageB(model, Teacher.read(args.teacher), settings)
     checkpoint, first = args.out / "stage-b.pt", together.rank_of() == 0
     if checkpoint.exists():
@@ -131,8 +131,6 @@ def _options(commands: Any) -> None:
             sub.add_argument("--mix", type=float, default=Settings.mix, help="of other pictures")
             sub.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
                              help="of a kind of dialogues, in place of the usual")  # fmt: skip
-            sub.add_argument("--unread", action="store_true",
-                             help="the eye makes no letters out: say so")  # fmt: skip
             sub.add_argument("--seed", type=int, default=Settings.seed)
 
 

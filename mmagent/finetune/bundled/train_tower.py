@@ -82,7 +82,7 @@ class TowerRun:
     """
 
     def __init__(
-        self, trunk: Any, texts: Tensor, lexicon: Lexicon, *, minutes: float, lr: float = 5e-4,
+        self, trunk: Any, texts: Tensor, lexicon: Lexicon, *, minutes: float, lr: float = 8e-4,
         seed: int = 11,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=8, help="minutes between measurements")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batch", type=int, default=32, help="of all processes together")
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
                         help="of a kind of pictures, in place of the usual")  # fmt: skip
