@@ -67,8 +67,9 @@ bench-objectives: $(VENV)/.train  ## Train every objective of `mmagent finetune`
 	$(BIN)/python benchmarks/objectives.py --out docs/measured/objectives.json --table docs/measured/objectives.md $(ARGS)
 
 # How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
-# was interrupted; what is there is not made again. To begin with the shipped eye and adapter:
-#   make train-tiny EYE=mmagent/models/tiny START=mmagent/models/tiny
+# was interrupted; what is there is not made again. To begin with an eye that has begun to
+# read codes, and its adapter (checkpoints/eye-codes/README.md):
+#   make train-tiny EYE=checkpoints/eye-codes START=checkpoints/eye-codes
 # To measure an earlier version beside this one:
 #   mkdir .build/before && git archive COMMIT mmagent/models/tiny | tar -x -C .build/before
 #   make eval-tiny ARGS="--previous .build/before/mmagent/models/tiny"
