@@ -34,6 +34,13 @@ from mmagent.models.vision import new_trunk
 WORDS = sum(map(len, GROUPS.values()))
 
 
+class Eye:
+    """A tower that sees the same in every picture."""
+
+    def __call__(self, pixels: torch.Tensor) -> object:
+        return type("Out", (), {"last_hidden_state": torch.ones(len(pixels), 8, 7, 7)})
+
+
 @pytest.fixture(scope="module")
 def sheet() -> Sheet:
     """Every concept as a disc of its own colour, in a training style and in one held out."""
@@ -270,10 +277,6 @@ def test_the_loss_falls_and_a_checkpoint_is_exact(
 
 
 def test_some_single_things_are_shown_twice(draw: Draw) -> None:
-    class Eye:
-        def __call__(self, pixels: torch.Tensor) -> object:
-            return type("Out", (), {"last_hidden_state": torch.ones(len(pixels), 8, 7, 7)})
-
     kinds = ["single"] * 20
     found = []
     for twins in (0.0, 0.5):
@@ -346,10 +349,6 @@ def test_refitting_puts_words_on_their_vectors(lexicon: Lexicon) -> None:
 
 
 def test_pictures_to_refit_on_come_with_their_words(draw: Draw) -> None:
-    class Eye:
-        def __call__(self, pixels: torch.Tensor) -> object:
-            return type("Out", (), {"last_hidden_state": torch.ones(len(pixels), 8, 7, 7)})
-
     pictures = see(Eye(), draw, 48)
     assert pictures.features.shape == (48, 49, 8)
     assert pictures.words.shape == (48, 49, WORDS)

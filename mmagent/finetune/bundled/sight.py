@@ -30,6 +30,7 @@ __all__ = [
     "losses",
     "pixels_of",
     "scores_of",
+    "shares_of",
     "signs_of",
 ]
 
@@ -42,6 +43,11 @@ _ASKED = {"concept": 1.0, "colour": 0.3, "side": 0.4, "number": 0.4, "doubt": 0.
           "letter": 1.0}  # fmt: skip
 
 _DIRECTLY = {"concept": 0.5, "side": 0.2, "letter": 5.0}
+
+
+def shares_of(pairs: Sequence[str]) -> dict[str, float]:
+    """Shares by kind of a command line's `KIND=SHARE`."""
+    return {kind: float(share) for kind, share in (pair.split("=") for pair in pairs)}
 
 
 def pixels_of(image: Image.Image) -> Tensor:

@@ -28,7 +28,7 @@ from mmagent.finetune.bundled.chat_stage import Settings, StageB, train
 from mmagent.finetune.bundled.dialogues_encode import Encoder
 from mmagent.finetune.bundled.dialogues_text import distil
 from mmagent.finetune.bundled.pictograms import Sheet
-from mmagent.finetune.bundled.sight import Draw
+from mmagent.finetune.bundled.sight import Draw, shares_of
 from mmagent.finetune.bundled.tower import load_trunk, without_gates
 from mmagent.models.vision import SIDE
 
@@ -62,7 +62,7 @@ def _train(args: argparse.Namespace) -> None:
         still=args.still, drop=args.drop, mix=args.mix,
     )  # fmt: skip
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
-    shares = {kind: float(share) for kind, share in (pair.split("=") for pair in args.share)}
+    shares = shares_of(args.share)
     tower = without_gates(model.model.vision_tower).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     album = Album(draw, tower, texts, seed=args.seed, shares=shares)
     run = StageB(model, Teacher.read(args.teacher), settings)

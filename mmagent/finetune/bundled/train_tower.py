@@ -29,7 +29,7 @@ from mmagent.finetune.bundled.eyesight import eyesight
 from mmagent.finetune.bundled.lexicon import Lexicon
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.screens import fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, batch_of, direct_losses, losses
+from mmagent.finetune.bundled.sight import Draw, batch_of, direct_losses, losses, shares_of
 from mmagent.finetune.bundled.tower import (
     FINE,
     CellHeads,
@@ -195,8 +195,7 @@ def _work(args: argparse.Namespace) -> None:
     if checkpoint.exists():
         run.load(checkpoint)
         print(f"resumed after {run.spent / 60:.1f} minutes, {run.seen} pictures", flush=True)
-    shares = {kind: float(share) for kind, share in (pair.split("=") for pair in args.share)}
-    draw = Draw(sheet, args.fonts, SIDE, shares)
+    draw = Draw(sheet, args.fonts, SIDE, shares_of(args.share))
     rng = np.random.default_rng([args.seed, rank, run.seen])
     mean: dict[str, float] = {}
     told, limit = time.monotonic(), args.minutes * 60
