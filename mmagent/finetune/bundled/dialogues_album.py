@@ -127,8 +127,9 @@ def album_dialogue(
         index = rng.randrange(2)
         question = rng.choice(book["where"][split]).format(a=(one, two)[index].phrase)
         add("where_picture", question, f"The {_ORDINALS[index]} one.", _ORDINALS[index])
-    same = "Yes, both show" if one is two else "No, the first picture shows"
-    rest = one.phrase if one is two else f"{one.phrase} and the second shows {two.phrase}"
+    # The names come first: said before them, yes or no would be a guess.
+    names = f"The first shows {one.phrase} and the second shows {two.phrase}"
+    verdict = "yes, it is the same" if one is two else "no"
     accept = ("yes",) if one is two else ("no",)
-    add("same", rng.choice(book["same"][split]), f"{same} {rest}.", *accept)
+    add("same", rng.choice(book["same"][split]), f"{names}, so {verdict}.", *accept)
     return Dialogue("album", tuple(talks), rows)

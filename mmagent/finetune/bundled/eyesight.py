@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
-from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon
+from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, QUIET, Lexicon
 from mmagent.finetune.bundled.scenes import Scene
 from mmagent.finetune.bundled.screens import LETTERS, Screen
 from mmagent.finetune.bundled.sight import Draw, batch_of, scores_of
@@ -27,16 +28,20 @@ from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
 __all__ = ["eyesight", "opened", "options", "spelt"]
 
 
-def spelt(much: Tensor) -> str:
+def spelt(much: Tensor, *, loud: bool = False) -> str:
     """The code that the cells say, column by column: three rows of them say it.
 
     Args:
         much: how much of each word every cell says, [T, W].
+        loud: `much` are products with words (`Lexicon.products`), not shares of them.
     """
     grid = round(len(much) ** 0.5)
     columns = much.view(grid, grid, -1).sum(0) / 3  # [grid, W]
-    signs = scores_of(columns, "letter").argmax(-1).tolist()
-    return "".join(LETTERS[k] for k in signs if k < len(LETTERS))
+    if loud:
+        scores = pad(columns[:, slice(*Lexicon.span("letter"))], (0, 1), value=QUIET)
+    else:
+        scores = scores_of(columns, "letter")
+    return "".join(LETTERS[k] for k in scores.argmax(-1).tolist() if k < len(LETTERS))
 
 
 @torch.inference_mode()
@@ -55,8 +60,8 @@ def eyesight(
 
     Returns:
         name (among all concepts), name-by-products (as attention reads), name-disturbed,
-        background, side, pair-name, count, letters, code; nothing and unknown (said where it is
-        so), doubted (said where a known thing is).
+        background, side, pair-name, count, letters, code, code-by-products; nothing and unknown
+        (said where it is so), doubted (said where a known thing is).
     """
     rng = np.random.default_rng(seed)
     right: dict[str, list[float]] = {}
@@ -81,9 +86,12 @@ def eyesight(
             said = projector(cells_of(trunk, batch["pixels"]))  # [B, T, D]
             for one, (_, picture) in enumerate(part):
                 much = lexicon.read(said[one])  # [T, W]
-                if isinstance(picture, Scene) and kind == "single" and clean:
-                    loud = lexicon.products(said[one]).mean(0)[slice(*Lexicon.span("concept"))]
-                    note("name-by-products", int(loud.argmax()) == picture.objects[0].item.label)
+                loud = lexicon.products(said[one])
+                if isinstance(picture, Screen):
+                    note("code-by-products", spelt(loud, loud=True) == picture.code)
+                elif kind == "single" and clean:
+                    names = loud.mean(0)[slice(*Lexicon.span("concept"))]
+                    note("name-by-products", int(names.argmax()) == picture.objects[0].item.label)
                 _judge(note, kind if clean else "disturbed", picture, much, batch, one)
     return {key: round(float(np.mean(values)), 3) for key, values in right.items()}
 

@@ -27,7 +27,9 @@ from mmagent.finetune.bundled.dialogues_picture import NUMBERS, Shown
 from mmagent.finetune.bundled.scenes import SHADES
 from mmagent.finetune.bundled.screens import LETTERS
 
-__all__ = ["DOUBTS", "GROUPS", "IGNORE", "SIDES", "Lexicon", "labels_of", "side_of", "weights_of"]
+__all__ = [
+    "DOUBTS", "GROUPS", "IGNORE", "QUIET", "SIDES", "Lexicon", "labels_of", "side_of", "weights_of",
+]  # fmt: skip
 
 SIDES = ("left", "right", "top", "bottom")
 DOUBTS = ("nothing", "unknown")  # noise and the like; things beyond the concepts
@@ -43,6 +45,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 IGNORE = -100
 _OBJECT, _COLOUR, _BACKGROUND, _PLACE, _NUMBER = 1.0, 0.6, 0.6, 0.7, 0.4
 _SHARP = 8.0
+QUIET = _SHARP / 2  # the product of a word that is not said stays below this
 _EVERYWHERE = 0.35  # of an object's name in the cells beside it, of the background under it
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Draw",
     "batch_of",
     "direct_losses",
+    "evenly",
     "facts_of",
     "look",
     "losses",
@@ -32,11 +33,13 @@ __all__ = [
     "scores_of",
     "shares_of",
     "signs_of",
+    "strips_of",
 ]
 
 _SHARES = {"single": 0.26, "other": 0.02, "pair": 0.1, "count": 0.1, "screen": 0.48,
            "wall": 0.01, "nothing": 0.03}  # fmt: skip
 _COLOUR = {name: index for index, name in enumerate(SHADES)}
+_STRIP = 3  # rows of cells
 _SHARP = 16.0  # a word said in full has this logit
 _SILENT = 10.0  # where no word of a group is said, the odds for that
 _ASKED = {"concept": 1.0, "colour": 0.3, "side": 0.4, "number": 0.4, "doubt": 0.4,
@@ -73,11 +76,13 @@ class Draw:
         self.shares = _SHARES | (shares or {})
 
     def some(
-        self, rng: np.random.Generator, number: int, split: str = "train"
+        self, rng: np.random.Generator, number: int, split: str = "train", kind: str | None = None
     ) -> list[tuple[str, Scene | Screen]]:
-        """So many pictures, each with its kind."""
+        """So many pictures, each with its kind; all of `kind` if that is given."""
         share = np.array(list(self.shares.values()))
         kinds = rng.choice(list(self.shares), number, p=share / share.sum())
+        if kind is not None:
+            kinds[:] = kind
         clean = rng.random(number) < 0.25
         return [
             (str(kind), self.one(rng, str(kind), split, clean=bool(c)))
@@ -193,12 +198,13 @@ def batch_of(
         rows["background"].append(_COLOUR[shown.background] if shown.background else IGNORE)
         words.append(weights_of(shown, grid))
         labels.append(labels_of(shown, grid))
-        silent = torch.full((4 * grid * grid,), IGNORE)
-        found = signs_of(picture, 2 * grid) if isinstance(picture, Screen) else (silent, silent)
-        code = picture.code if isinstance(picture, Screen) else ""
+        code, sign = "", torch.full((4 * grid * grid,), IGNORE)
+        place = sign
+        if isinstance(picture, Screen):
+            code, (sign, place) = picture.code, signs_of(picture, 2 * grid)
         codes.append([*map(LETTERS.index, code), *[len(LETTERS)] * (PLACES - len(code))])
-        signs.append(found[0])
-        places.append(found[1])
+        signs.append(sign)
+        places.append(place)
     batch = {key: torch.tensor(value) for key, value in rows.items()}
     batch |= {group: torch.stack([row[group] for row in labels]) for group in GROUPS}
     batch["words"] = torch.stack(words)
@@ -206,6 +212,31 @@ def batch_of(
     batch["sign"], batch["place"] = torch.stack(signs), torch.stack(places)
     batch["pixels"] = torch.stack([pixels_of(picture.image) for _, picture in drawn])
     return batch
+
+
+def strips_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of pictures that show a code the three rows of cells about its line alone.
+
+    The tower sees such a strip in less than half the time, and all of it is about the code.
+
+    Args:
+        batch: from `batch_of`, of screens alone.
+
+    Returns:
+        The same with pixels [B, 3, 96, S] and labels for as many cells as those have.
+    """
+    grid = batch["pixels"].shape[-1] // 32
+    letter = batch["letter"].unflatten(1, (grid, grid))[:, :, 0]  # the first, where it is said
+    first = ((letter >= 0) & (letter < len(LETTERS))).int().argmax(1).clamp_max(grid - _STRIP)
+    out = dict(batch)
+    out["pixels"] = torch.stack(
+        [p[:, 32 * f : 32 * (f + _STRIP)] for p, f in zip(batch["pixels"], first, strict=True)]
+    )
+    for key in (*GROUPS, "words", "sign", "place"):
+        rows = batch[key].unflatten(1, (grid, -1))  # [B, grid, cells of a row, ...]
+        strips = [r[f : f + _STRIP] for r, f in zip(rows, first, strict=True)]
+        out[key] = torch.stack(strips).flatten(1, 2)
+    return out
 
 
 def scores_of(coefficients: Tensor, group: str) -> Tensor:
@@ -223,7 +254,7 @@ def scores_of(coefficients: Tensor, group: str) -> Tensor:
     return pad(coefficients[..., first:last] * _SHARP, (0, 1), value=none)
 
 
-def _evenly(scores: Tensor, label: Tensor) -> Tensor:
+def evenly(scores: Tensor, label: Tensor) -> Tensor:
     """Mean over the cells that say a word, and over those that say none, in equal parts.
 
     Letters stand in few cells; among all the others they would hardly count.
@@ -260,7 +291,7 @@ def losses(
         label = batch[group]
         if bool((label >= 0).any()):
             scores = scores_of(much, group).flatten(0, 1)
-            parts[f"word {group}"] = weight * _evenly(scores, label.flatten())
+            parts[f"word {group}"] = weight * evenly(scores, label.flatten())
     # All cells together name the one kind of thing, and how many there are.
     whole = much.mean(1)  # [B, W]
     if bool((batch["thing"] >= 0).any()):
@@ -286,9 +317,9 @@ def direct_losses(scores: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[s
     for group, weight in _DIRECTLY.items():
         label = batch[group]
         if bool((label >= 0).any()):
-            parts[f"cell {group}"] = weight * _evenly(scores[group].flatten(0, 1), label.flatten())
+            parts[f"cell {group}"] = weight * evenly(scores[group].flatten(0, 1), label.flatten())
     if bool((batch["sign"] >= 0).any()):
-        parts["sign"] = 0.5 * _evenly(scores["sign"].flatten(0, 1), batch["sign"].flatten())
+        parts["sign"] = 0.5 * evenly(scores["sign"].flatten(0, 1), batch["sign"].flatten())
     if bool((batch["place"] >= 0).any()):
         flat = scores["place"].flatten(0, 1), batch["place"].flatten()
         parts["place"] = cross_entropy(*flat, ignore_index=IGNORE)

@@ -59,7 +59,7 @@ def _train(args: argparse.Namespace) -> None:
     texts = teacher_dialogues(args.answers)
     settings = Settings(
         lr=args.lr, projector_lr=args.projector_lr, seed=args.seed, tokens=args.tokens,
-        still=args.still, drop=args.drop, mix=args.mix,
+        still=args.still, drop=args.drop, mix=args.mix, stay=args.stay,
     )  # fmt: skip
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
     shares = shares_of(args.share)
@@ -129,6 +129,8 @@ def _options(commands: Any) -> None:
             sub.add_argument("--start", type=Path, help="folder of an earlier version's adapter")
             sub.add_argument("--drop", type=float, default=Settings.drop, help="of the features")
             sub.add_argument("--mix", type=float, default=Settings.mix, help="of other pictures")
+            sub.add_argument("--stay", type=float, default=Settings.stay,
+                             help="weight of staying close to the base on plain chat")  # fmt: skip
             sub.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
                              help="of a kind of dialogues, in place of the usual")  # fmt: skip
             sub.add_argument("--seed", type=int, default=Settings.seed)

@@ -29,7 +29,14 @@ from mmagent.finetune.bundled.eyesight import eyesight
 from mmagent.finetune.bundled.lexicon import Lexicon
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.screens import fetch_fonts
-from mmagent.finetune.bundled.sight import Draw, batch_of, direct_losses, losses, shares_of
+from mmagent.finetune.bundled.sight import (
+    Draw,
+    batch_of,
+    direct_losses,
+    losses,
+    shares_of,
+    strips_of,
+)
 from mmagent.finetune.bundled.tower import (
     FINE,
     CellHeads,
@@ -45,6 +52,7 @@ from mmagent.models.vision import SIDE, new_trunk
 
 __all__ = ["TowerRun", "text_matrix"]
 
+_WAIT = 5000  # pictures before a trained tower learns on
 _FROZEN_BLOCKS = 3  # stem and the first stages: generic, and the dearest to train
 
 
@@ -77,15 +85,19 @@ class TowerRun:
         texts: unit vectors of all texts, [K, 384].
         lexicon: the words.
         minutes: of the whole run, for the learning rate.
-        lr: highest learning rate of the trunk; heads and projector learn three times as fast.
+        lr: highest learning rate of the trunk; heads and projector learn three times as fast. (A
+            projector that `refit` laid, half as fast: its regressions are undone by less.)
+        still_norms: keep the means and variances that the trunk has; every picture then is seen
+            as it will be, whatever else is in its batch. Only for a trunk that has been trained.
         seed: of the heads' and the projector's first weights.
     """
 
     def __init__(
         self, trunk: Any, texts: Tensor, lexicon: Lexicon, *, minutes: float, lr: float = 8e-4,
-        seed: int = 11,
+        still_norms: bool = False, seed: int = 11,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
+        self.still_norms = still_norms
         self.texts, self.lexicon, self.minutes = texts, lexicon, minutes
         self.trunk: Any = trunk.to(memory_format=torch.channels_last)
         self.heads = Heads()
@@ -105,51 +117,68 @@ class TowerRun:
         self.trunk.encoder.blocks[FINE].register_forward_hook(
             lambda _module, _input, output: self._fine.update(cells=output)
         )
-        others = [*self.heads.parameters(), *self.projector.parameters(),
-                  *self.cells.parameters()]  # fmt: skip
-        self.learning = [*trainable, *others]
+        heads = [*self.heads.parameters(), *self.cells.parameters()]
+        says = [*self.projector.parameters()]
+        self.learning, self.of_trunk = [*trainable, *heads, *says], len(trainable)
         self.optimizer = torch.optim.AdamW(
-            [{"params": trainable, "peak": lr}, {"params": others, "peak": lr * 3}],
+            [{"params": trainable, "peak": lr}, {"params": heads, "peak": lr * 3},
+             {"params": says, "peak": lr * (0.5 if still_norms else 3)}],
             weight_decay=0.02,
-        )
-        self.spent, self.seen = 0.0, 0
+        )  # fmt: skip
+        self.spent, self.seen, self.wait = 0.0, 0, 0
 
-    def step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One step on a batch of `sight.batch_of`; with several processes, all of them together.
+    def step(self, *batches: dict[str, Tensor]) -> dict[str, float]:
+        """One step on batches of `sight.batch_of`; with several processes, all of them together.
 
-        The running time of the first process is everybody's, so that all end at the same step.
+        The losses of the batches are added. The running time of the first process is everybody's,
+        so that all end at the same step.
         """
         began = time.monotonic()
         done = min(1.0, self.spent / (self.minutes * 60))
-        warm = min(1.0, (self.seen + 1) / 4000)
-        for group in self.optimizer.param_groups:
+        for group, wait in zip(self.optimizer.param_groups, (self.wait, 0, 0), strict=True):
+            warm = min(1.0, max(0.0, (self.seen - wait + 1) / 4000))
             group["lr"] = group["peak"] * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
-        self.trunk.train()
+        learns = self.seen >= self.wait
+        for parameter in self.learning[: self.of_trunk]:
+            parameter.requires_grad_(learns)
+        self.trunk.train(not self.still_norms)
         for module in self.frozen:
             module.eval()
-        x = batch["pixels"].contiguous(memory_format=torch.channels_last)
-        features = self.trunk(x).last_hidden_state  # [B, 1280, h, w]
-        cells = features.flatten(2).transpose(1, 2)  # [B, T, 1280]
-        parts = losses(self.heads(features, self.texts), self.projector(cells), batch, self.lexicon)
-        parts |= direct_losses(self.cells(cells, self._fine["cells"]), batch)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(list(parts.values())).sum())
+        told: dict[str, float] = {}
+        for batch in batches:
+            parts = self._losses(batch)
+            torch.autograd.backward(torch.stack(list(parts.values())).sum())
+            for key, value in parts.items():
+                told[key] = told.get(key, 0.0) + float(value.detach())
         together.share_gradients(self.learning)
         nn.utils.clip_grad_norm_(self.learning, 5.0)
         self.optimizer.step()
         for mean, part in ((self.mean_trunk, self.trunk), (self.mean_heads, self.heads),
                            (self.mean_projector, self.projector)):  # fmt: skip
             mean.update_parameters(part)
-        self.seen += len(x) * together.number_of()
+        self.seen += sum(len(b["pixels"]) for b in batches) * together.number_of()
         self.spent += together.first_says(time.monotonic() - began)
-        return {key: float(value.detach()) for key, value in parts.items()}
+        return told
+
+    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = batch["pixels"].contiguous(memory_format=torch.channels_last)
+        features = self.trunk(x).last_hidden_state  # [B, 1280, h, w]
+        cells = features.flatten(2).transpose(1, 2)  # [B, T, 1280]
+        parts = losses(self.heads(features, self.texts), self.projector(cells), batch, self.lexicon)
+        return parts | direct_losses(self.cells(cells, self._fine["cells"]), batch)
 
     def begin_from(self, folder: Path) -> None:
-        """Begin with projector and embedding head of an earlier version, whose tower it has."""
+        """Begin with projector and embedding head of an earlier version, whose tower it has.
+
+        The tower waits until the heads that are new have learned what it shows; their first
+        mistakes would undo what it has learned.
+        """
         load_projector(self.projector, folder / "projector.safetensors")
         load_projector(self.heads.embed, folder / "embedding_head.safetensors")
         for mean, part in ((self.mean_heads, self.heads), (self.mean_projector, self.projector)):
             mean.module.load_state_dict(part.state_dict())
+        self.wait = _WAIT
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -188,7 +217,8 @@ def _work(args: argparse.Namespace) -> None:
         load_imagenet(trunk, args.imagenet)
     lexicon = Lexicon.from_gguf(args.gguf)
     run = TowerRun(trunk, text_matrix(names, args.text_model), lexicon,
-                   minutes=args.minutes, lr=args.lr, seed=args.seed)  # fmt: skip
+                   minutes=args.minutes, lr=args.lr, still_norms=bool(args.strips),
+                   seed=args.seed)  # fmt: skip
     if args.start:
         run.begin_from(args.start)
     checkpoint = args.out / "stage-a.pt"
@@ -202,10 +232,13 @@ def _work(args: argparse.Namespace) -> None:
     next_report = run.spent + args.every * 60
     while run.spent < limit:
         began = time.monotonic()
-        batch = batch_of(draw.some(rng, args.batch // args.workers), index)
+        batches = [batch_of(draw.some(rng, args.batch // args.workers), index)]
+        if args.strips:
+            codes = draw.some(rng, args.strips // args.workers, kind="screen")
+            batches.append(strips_of(batch_of(codes, index)))
         drawing = time.monotonic() - began
         run.spent += together.first_says(drawing)
-        for key, value in run.step(batch).items():
+        for key, value in run.step(*batches).items():
             mean[key] = value if key not in mean else 0.97 * mean[key] + 0.03 * value
         if rank == 0 and time.monotonic() - told > 20:
             told = time.monotonic()
@@ -247,6 +280,9 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=8, help="minutes between measurements")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batch", type=int, default=32, help="of all processes together")
+    parser.add_argument("--strips", type=int, default=0, metavar="N",
+                        help="beside every batch so many strips about a code, and the trunk's "
+                        "means and variances stay: for a trained eye that is to read")  # fmt: skip
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--share", action="append", default=[], metavar="KIND=SHARE",
