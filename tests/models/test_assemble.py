@@ -29,7 +29,7 @@ def test_every_weight_is_a_number(bundled_model: Path) -> None:
     assert not any("lora" in n for n in names)  # merged: plain weights
 
 
-def test_a_picture_is_twenty_five_tokens_and_the_template_marks_answers(
+def test_a_picture_is_forty_nine_tokens_and_the_template_marks_answers(
     bundled_model: Path,
 ) -> None:
     from PIL import Image
