@@ -226,14 +226,15 @@ def strips_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         The same with pixels [B, 3, 96, S] and labels for as many cells as those have.
     """
     grid = batch["pixels"].shape[-1] // 32
-    letter = batch["letter"].unflatten(1, (grid, grid))[:, :, 0]  # the first, where it is said
+    letter = batch["letter"].view(-1, grid, grid)[:, :, 0]  # the first, where it is said
     first = ((letter >= 0) & (letter < len(LETTERS))).int().argmax(1).clamp_max(grid - _STRIP)
     out = dict(batch)
     out["pixels"] = torch.stack(
         [p[:, 32 * f : 32 * (f + _STRIP)] for p, f in zip(batch["pixels"], first, strict=True)]
     )
     for key in (*GROUPS, "words", "sign", "place"):
-        rows = batch[key].unflatten(1, (grid, -1))  # [B, grid, cells of a row, ...]
+        cells = batch[key]  # [B, T, ...]
+        rows = cells.reshape(len(cells), grid, -1, *cells.shape[2:])  # [B, grid, T / grid, ...]
         strips = [r[f : f + _STRIP] for r, f in zip(rows, first, strict=True)]
         out[key] = torch.stack(strips).flatten(1, 2)
     return out
