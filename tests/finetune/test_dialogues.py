@@ -191,9 +191,9 @@ def test_a_code_is_said_letter_by_letter(tiny):
     assert "".join(said).count("KXER7Q") == len(dialogue.talks)
 
 
-def test_tokens_of_several_capitals_are_split():
+def test_letters_of_codes_are_said_one_by_one_and_their_space_by_itself():
     class Pairs:
-        words = (" ER", "K", " E", "R", "Er", " 77")
+        words = (" ER", "K", " ", "E", "R", "Er", " 77", " I", "77", " 7")
 
         def decode(self, ids):
             return self.words[ids[0]]
@@ -202,7 +202,9 @@ def test_tokens_of_several_capitals_are_split():
             return {"input_ids": [self.words.index(text)]}
 
     encoder = Encoder(Pairs(), 9, 1)
-    assert [encoder._spelt(t) for t in (0, 1, 4, 5)] == [[2, 3], [1], [4], [5]]
+    said = [encoder._spelt(token) for token in range(6)]
+    assert said == [[2, 3, 4], [1], [2], [3], [4], [5]]
+    assert encoder._spelt(7) == [7]  # no letter of codes: the word "I"
 
 
 def test_chinese_is_answered_in_chinese_and_measured_in_its_own_words():

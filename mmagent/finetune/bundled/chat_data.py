@@ -53,8 +53,8 @@ __all__ = [
 _TOP = 32
 # What the pictures of a chunk are. None is of a thing beyond the concepts: whoever learns to doubt
 # those on styles that the eye was trained on doubts everything of another style.
-_KINDS = {"single": 0.40, "pair": 0.23, "count": 0.18, "screen": 0.12, "nothing": 0.07}
-_TWINS = 0.3  # so that two pictures of one thing can be compared
+_KINDS = {"single": 0.38, "pair": 0.20, "count": 0.18, "screen": 0.17, "nothing": 0.07}
+_TWINS = 0.4  # so that two pictures of one thing can be compared
 
 
 class Album:
@@ -214,30 +214,30 @@ def mixture(
         lambda rng: remembered_picture(rng, gallery),
     )
     parts: dict[str, tuple[float, Callable[[random.Random], Dialogue]]] = {
-        "tool": (0.15, lambda rng: tool_dialogue(rng, lines=lines)),
+        "tool": (0.18, lambda rng: tool_dialogue(rng, lines=lines)),
         "offered": (0.03, lambda rng: offered_dialogue(rng, rng.choice(plain)(rng))),
-        "form": (0.07, form_dialogue),
+        "form": (0.08, form_dialogue),
         "single": (0.16, lambda rng: picture_dialogue(rng, gallery, "single")),
         "pair": (0.12, lambda rng: picture_dialogue(rng, gallery, "pair")),
-        "count": (0.07, lambda rng: picture_dialogue(rng, gallery, "count")),
+        "count": (0.11, lambda rng: picture_dialogue(rng, gallery, "count")),
         "recalled": (0.03, lambda rng: remembered_picture(rng, gallery)),
-        "absent": (0.03, lambda rng: absent_dialogue(rng, gallery)),
-        "album": (0.06, lambda rng: album_dialogue(rng, gallery)),
+        "absent": (0.06, lambda rng: absent_dialogue(rng, gallery)),
+        "album": (0.11, lambda rng: album_dialogue(rng, gallery)),
         "memory": (0.04, memory_dialogue),
         "told": (0.01, told_dialogue),
-        "user": (0.06, user_dialogue),
+        "user": (0.08, user_dialogue),
         "order": (0.03, order_dialogue),
         "persona": (0.02, persona_dialogue),
         "kept": (0.04, kept_dialogue),
         "talk": (0.02, small_talk),
-        "text": (0.08, lambda rng: rng.choice(texts)),
+        "text": (0.15, lambda rng: rng.choice(texts)),
     }
     if "nothing" in gallery.by_kind:
-        parts["doubt"] = (0.03, lambda rng: doubt_dialogue(rng, gallery))
+        parts["doubt"] = (0.04, lambda rng: doubt_dialogue(rng, gallery))
     if "single" in gallery.by_kind:
-        parts["chinese"] = (0.035, lambda rng: chinese_dialogue(rng, gallery))
+        parts["chinese"] = (0.05, lambda rng: chinese_dialogue(rng, gallery))
     if "screen" in gallery.by_kind:
-        parts["screen"] = (0.12, lambda rng: screen_dialogue(rng, gallery))
+        parts["screen"] = (0.22, lambda rng: screen_dialogue(rng, gallery))
     for kind, share in (shares or {}).items():
         if kind in parts:
             parts[kind] = (share, parts[kind][1])

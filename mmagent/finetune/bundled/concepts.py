@@ -32,7 +32,8 @@ class Concept:
         """The name with its article: "a cat", "an apple", "grapes"."""
         if self.name in _PLURAL or self.name in _MASS:
             return self.name
-        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+        vowel = self.name[0] in "aeiou" and self.name != "unicorn"
+        return f"{'an' if vowel else 'a'} {self.name}"
 
 
 _PLURAL = frozenset({"grapes", "cherries", "french fries", "jeans", "glasses", "headphones",

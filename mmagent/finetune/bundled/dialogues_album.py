@@ -15,6 +15,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     NUMBERS,
     Gallery,
     accepted,
+    asked_about,
 )
 
 __all__ = ["absent_dialogue", "album_dialogue", "doubt_dialogue"]
@@ -55,15 +56,21 @@ def absent_dialogue(
     row = rng.choice(gallery.by_kind["single"]) if row is None else row
     concept = concept_named(gallery.pictures[row].names[0])
     system = draw_system(rng, split, draw_name(rng, split))
-    asks = phrases("doubt")["absent"][split]
+    book = phrases("doubt")
+    asks = book["absent"][split]
     talks = []
-    for _ in range(2 if split == "train" else 1):
+    for index in range(2 if split == "train" else 1):
         other = rng.choice([c for c in CONCEPTS if c is not concept])
-        question = rng.choice(asks).format(n=other.name)
-        answer = f"I see no {other.name} in the picture. I see {concept.phrase}."
-        turns = (*system, user(question, 1), say(answer))
+        if split == "train":
+            asks = book["absent"]["train"] if index else book["beyond"]
+        # What is there comes first: then it is a word to compare with.
+        answer = f"I see {concept.phrase}, but no {other.name}."
+        turns = (*system, user(asked_about(rng.choice(asks), other), 1), say(answer))
         talks.append(Talk("absent", turns, (f"no {other.name}",)))
     if split == "train":
+        question = asked_about(rng.choice(book["beyond"]), concept)
+        answer = book["untold"].format(a=concept.phrase)
+        talks.append(Talk("untold", (*system, user(question, 1), say(answer)), ("not tell",)))
         question, answer = rng.choice(phrases("pictures")["name"][split])
         forms = {"a": concept.phrase, "A": concept.phrase.capitalize()}
         if "{It}" not in answer and "{it}" not in answer and "{This}" not in answer:
@@ -81,7 +88,7 @@ def album_dialogue(
     if rows is None:
         kind = "count" if rng.random() < 0.15 else "single"
         first, second = (rng.choice(gallery.by_kind[kind]) for _ in range(2))
-        if kind == "single" and rng.random() < 0.4:
+        if kind == "single" and rng.random() < 0.5:
             name = gallery.pictures[first].names[0]
             alike = [r for r in gallery.by_kind[kind] if gallery.pictures[r].names[0] == name]
             second = rng.choice([r for r in alike if r != first] or alike)
@@ -107,13 +114,11 @@ def album_dialogue(
 
     numbers = [len(s.names) for s in shown]
     if shown[0].kind == "count":
-        more = "both show the same number"
+        more = "both have the same number"
         if numbers[0] != numbers[1]:
-            more = f"the {_ORDINALS[int(numbers[1] > numbers[0])]} shows more"
-        answer = (
-            f"The first picture shows {NUMBERS[numbers[0]]} and the second shows "
-            f"{NUMBERS[numbers[1]]}, so {more}."
-        )
+            more = f"the {_ORDINALS[int(numbers[1] > numbers[0])]} has more"
+        counted = [NUMBERS[number] for number in numbers]
+        answer = f"{counted[0].capitalize()} and {counted[1]}: {more}."
         add("more", rng.choice(book["more"][split]), answer, more)
         return Dialogue("album", tuple(talks), rows)
     for index in rng.sample((0, 1), 2):
@@ -123,13 +128,14 @@ def album_dialogue(
             question = rng.choice(book["before"])
         answer = f"The {_ORDINALS[index]} picture shows {concept.phrase}."
         add("ordinal_picture", question, answer, *accepted(concept.name))
-    if one is not two:
-        index = rng.randrange(2)
-        question = rng.choice(book["where"][split]).format(a=(one, two)[index].phrase)
-        add("where_picture", question, f"The {_ORDINALS[index]} one.", _ORDINALS[index])
-    # The names come first: said before them, yes or no would be a guess.
+    # The names come first: said before them, the verdict would be a guess.
     names = f"The first shows {one.phrase} and the second shows {two.phrase}"
+    if one is not two:
+        for index in rng.sample((0, 1), 2 if split == "train" else 1):
+            question = rng.choice(book["where"][split]).format(a=(one, two)[index].phrase)
+            verdict = f"the {_ORDINALS[index]} one"
+            add("where_picture", question, f"{names}, so it is {verdict}.", verdict)
     verdict = "yes, it is the same" if one is two else "no"
-    accept = ("yes",) if one is two else ("no",)
-    add("same", rng.choice(book["same"][split]), f"{names}, so {verdict}.", *accept)
+    for question in rng.sample(book["same"][split], 2 if split == "train" else 1):
+        add("same", question, f"{names}, so {verdict}.", verdict.split(",")[0])
     return Dialogue("album", tuple(talks), rows)

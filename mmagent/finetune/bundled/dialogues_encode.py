@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmagent.finetune.bundled.dialogues import Dialogue, Message
+from mmagent.finetune.bundled.screens import LETTERS
 
 __all__ = ["Batch", "Encoder", "Row", "collate", "supervised_text"]
 
@@ -92,8 +93,8 @@ class Encoder:
 
         Args:
             messages: of the talk.
-            spelt: let the assistant say capitals one by one, not in the pairs that the tokenizer
-                knows by chance: that is how a code is read off a picture.
+            spelt: let the assistant say the letters of codes one by one, not in the pairs that the
+                tokenizer knows by chance: that is how a code is read off a picture.
 
         Raises:
             ValueError: the chat template marks no word as the assistant's.
@@ -115,16 +116,16 @@ class Encoder:
         return ids, spoken
 
     def _spelt(self, token: int) -> list[int]:
-        """The tokens of the single letters, if a token is several capitals; else itself."""
+        """The tokens of the single letters and of the space before them, or the token itself.
+
+        A code that begins with a figure has that space by itself. If one that begins with a
+        letter had not, the space alone would already say that a figure comes.
+        """
         text = self.tokenizer.decode([token])
-        letters = text.lstrip(" ")
-        if len(letters) < 2 or not (letters.isascii() and letters.isalpha() and letters.isupper()):
+        letters = text.removeprefix(" ")
+        if text == letters[:1] or not letters or any(sign not in LETTERS for sign in letters):
             return [token]
-        first = text[: len(text) - len(letters) + 1]
-        return [
-            self.tokenizer(part, add_special_tokens=False)["input_ids"][0]
-            for part in (first, *letters[1:])
-        ]
+        return [self.tokenizer(s, add_special_tokens=False)["input_ids"][0] for s in text]
 
     def row(self, dialogue: Dialogue) -> Row:
         """The dialogue as one row."""

@@ -18,7 +18,8 @@ from mmagent.finetune.bundled.dialogues_memory import (
 from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system
 from mmagent.finetune.bundled.scenes import SHADES, Scene
 
-__all__ = ["NUMBERS", "Gallery", "Shown", "picture_dialogue", "remembered_picture", "shown_of"]
+__all__ = ["NUMBERS", "Gallery", "Shown", "asked_about", "picture_dialogue", "remembered_picture",
+           "shown_of"]  # fmt: skip
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 _IRREGULAR = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "deer": "deer", "tooth": "teeth",
@@ -98,6 +99,13 @@ def _forms(concept: Concept) -> dict[str, str]:
 def accepted(name: str) -> tuple[str, ...]:
     """The words that name a concept rightly."""
     return (name, *concept_named(name).also)
+
+
+def asked_about(question: str, concept: Concept) -> str:
+    """A question of `phrases/doubt.yaml` about a thing, there or not."""
+    words = {"is": "are", "do": "do"} if _plural(concept) else {"is": "is", "do": "does"}
+    capitals = {key.capitalize(): value.capitalize() for key, value in words.items()}
+    return question.format(n=concept.name, **words, **capitals)
 
 
 def _article(words: str) -> str:
@@ -184,6 +192,11 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
             if kind in ("where", "number"):
                 accept = (side if kind == "where" else "two",)
             asked.append((kind, question.format(**values), answer.format(**values), accept))
+    if split == "train" and rng.random() < 0.4:
+        other = rng.choice([c for c in CONCEPTS if c not in (first, second)])
+        question = asked_about(rng.choice(phrases("doubt")["absent"]["train"]), other)
+        answer = f"I see {first.phrase} and {second.phrase}, but no {other.name}."
+        asked.append(("absent", question, answer, (f"no {other.name}",)))
     for name, colour in zip(shown.names, shown.colours, strict=True):
         if colour is not None and not _plural(concept_named(name)):
             question, answer = rng.choice(phrases("pictures")["colour"][split][:2])
