@@ -333,6 +333,16 @@ def test_the_loss_falls_and_a_checkpoint_is_exact(
             if "embed" in key or "linear" in key:
                 there = next(v for k, v in found.items() if k.endswith(key))
                 assert torch.allclose(there, value, atol=2e-3)
+    tower, heads, says = (group["peak"] for group in after.optimizer.param_groups)
+    assert says < tower < heads
+    before = [p.detach().clone() for p in after.learning]
+    after.step(batch)  # the tower waits for the new heads
+    learned = [not torch.equal(p, b) for p, b in zip(after.learning, before, strict=True)]
+    assert not any(learned[: after.of_trunk])
+    assert any(learned[after.of_trunk :])
+    after.seen = after.wait
+    after.step(batch)
+    assert not all(map(torch.equal, after.learning[: after.of_trunk], before))
 
 
 def test_some_single_things_are_shown_twice(draw: Draw) -> None:

@@ -1,5 +1,6 @@
 """Stage B on a random-weight model: loss falls, resuming is exact, the base is stayed close to."""
 
+import argparse
 import json
 import random
 import warnings
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny_models import build_fastvlm
 
+from mmagent.finetune.bundled import train_chat
 from mmagent.finetune.bundled.chat_data import Teacher, make_teacher, mixture, teacher_dialogues
 from mmagent.finetune.bundled.chat_stage import Settings, StageB, batches, train
 from mmagent.finetune.bundled.concepts import CONCEPTS
@@ -168,6 +170,17 @@ def test_a_run_begins_from_an_earlier_version(start, tmp_path):
     other, _, _ = start(replace(SETTINGS, rank=4))
     with pytest.raises(ValueError, match="does not fit"):
         other.begin_from(tmp_path / "out")
+
+
+def test_the_command_line_says_how_to_train():
+    parser = argparse.ArgumentParser()
+    train_chat._options(parser.add_subparsers())
+    needed = ["train", "--gguf", "a", "--vision", "b"]
+    usual = train_chat._settings(parser.parse_args(needed))
+    assert usual == Settings()
+    for option in ("lr", "projector-lr", "tokens", "still", "drop", "mix", "stay", "seed"):
+        given = train_chat._settings(parser.parse_args([*needed, f"--{option}", "7"]))
+        assert given == replace(usual, **{option.replace("-", "_"): 7})
 
 
 def test_still_layers_learn_from_pictures_only(start):

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mmagent.finetune.bundled.concepts import CONCEPTS
-from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, QUIET, Lexicon
+from mmagent.finetune.bundled.lexicon import DOUBTS, GROUPS, Lexicon
 from mmagent.finetune.bundled.scenes import Scene
 from mmagent.finetune.bundled.screens import LETTERS, Screen
-from mmagent.finetune.bundled.sight import Draw, batch_of, scores_of
+from mmagent.finetune.bundled.sight import Draw, batch_of, loud_scores_of, scores_of
 from mmagent.finetune.bundled.tower import Projector, cells_of, load_eye
 
 __all__ = ["eyesight", "opened", "options", "spelt"]
@@ -37,10 +36,7 @@ def spelt(much: Tensor, *, loud: bool = False) -> str:
     """
     grid = round(len(much) ** 0.5)
     columns = much.view(grid, grid, -1).sum(0) / 3  # [grid, W]
-    if loud:
-        scores = pad(columns[:, slice(*Lexicon.span("letter"))], (0, 1), value=QUIET)
-    else:
-        scores = scores_of(columns, "letter")
+    scores = (loud_scores_of if loud else scores_of)(columns, "letter")
     return "".join(LETTERS[k] for k in scores.argmax(-1).tolist() if k < len(LETTERS))
 
 

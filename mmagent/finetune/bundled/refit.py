@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, dropout, mse_loss, pad
+from torch.nn.functional import cross_entropy, dropout, mse_loss
 
 from mmagent.finetune.bundled import together
 from mmagent.finetune.bundled.eyesight import eyesight, opened, options
-from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, QUIET, Lexicon, labels_of, weights_of
-from mmagent.finetune.bundled.sight import Draw, evenly, look, scores_of
+from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
+from mmagent.finetune.bundled.sight import Draw, evenly, look, loud_scores_of, scores_of
 from mmagent.finetune.bundled.tower import Projector, save_projector
 from mmagent.models.assemble import picture_side
 
@@ -159,7 +159,7 @@ def product_losses(said: Tensor, seen: Seen, rows: Tensor, lexicon: Lexicon) -> 
         first, last = Lexicon.span(group)
         label = seen.labels[group][rows]
         if group == "letter" and bool((label >= 0).any()):  # what says none is to be quiet
-            scores = pad(loud[..., first:last], (0, 1), value=QUIET).flatten(0, 1)
+            scores = loud_scores_of(loud, group).flatten(0, 1)
             parts[group] = weight * evenly(scores, label.flatten())
             continue
         told = (label >= 0) & (label < last - first)

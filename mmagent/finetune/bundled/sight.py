@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss, pad
 
 from mmagent.finetune.bundled.dialogues_picture import Shown, shown_of
 from mmagent.finetune.bundled.dialogues_screen import shown_on
-from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
+from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, QUIET, Lexicon, labels_of, weights_of
 from mmagent.finetune.bundled.pictograms import Sheet
 from mmagent.finetune.bundled.scenes import SHADES, Scene, SceneMaker
 from mmagent.finetune.bundled.screens import LETTERS, Screen, ScreenMaker
@@ -29,6 +29,7 @@ __all__ = [
     "facts_of",
     "look",
     "losses",
+    "loud_scores_of",
     "pixels_of",
     "scores_of",
     "shares_of",
@@ -253,6 +254,11 @@ def scores_of(coefficients: Tensor, group: str) -> Tensor:
     first, last = Lexicon.span(group)
     none = math.log(_SILENT * (last - first))
     return pad(coefficients[..., first:last] * _SHARP, (0, 1), value=none)
+
+
+def loud_scores_of(products: Tensor, group: str) -> Tensor:
+    """The same from products with words (`Lexicon.products`): none is said below `QUIET`."""
+    return pad(products[..., slice(*Lexicon.span(group))], (0, 1), value=QUIET)
 
 
 def evenly(scores: Tensor, label: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,16 @@ def _prepare(args: argparse.Namespace) -> None:
         make_teacher(model, encoder, args.answers, args.teacher)
 
 
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the command line says; the rest is as usual."""
+    given = vars(args)
+    return Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+
+
 def _train(args: argparse.Namespace) -> None:
     model, _, encoder = _base(args)
     texts = teacher_dialogues(args.answers)
-    settings = Settings(
-        lr=args.lr, projector_lr=args.projector_lr, seed=args.seed, tokens=args.tokens,
-        still=args.still, drop=args.drop, mix=args.mix, stay=args.stay,
-    )  # fmt: skip
+    settings = _settings(args)
     draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
     shares = shares_of(args.share)
     tower = without_gates(model.model.vision_tower).to(memory_format=torch.channels_last)  # type: ignore[call-arg]

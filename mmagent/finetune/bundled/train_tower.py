@@ -85,8 +85,7 @@ class TowerRun:
         texts: unit vectors of all texts, [K, 384].
         lexicon: the words.
         minutes: of the whole run, for the learning rate.
-        lr: highest learning rate of the trunk; heads and projector learn three times as fast. (A
-            projector that `refit` laid, half as fast: its regressions are undone by less.)
+        lr: highest learning rate of the trunk; heads and projector learn three times as fast.
         still_norms: keep the means and variances that the trunk has; every picture then is seen
             as it will be, whatever else is in its batch. Only for a trunk that has been trained.
         seed: of the heads' and the projector's first weights.
@@ -122,7 +121,7 @@ class TowerRun:
         self.learning, self.of_trunk = [*trainable, *heads, *says], len(trainable)
         self.optimizer = torch.optim.AdamW(
             [{"params": trainable, "peak": lr}, {"params": heads, "peak": lr * 3},
-             {"params": says, "peak": lr * (0.5 if still_norms else 3)}],
+             {"params": says, "peak": lr * 3}],
             weight_decay=0.02,
         )  # fmt: skip
         self.spent, self.seen, self.wait = 0.0, 0, 0
@@ -172,13 +171,15 @@ class TowerRun:
         """Begin with projector and embedding head of an earlier version, whose tower it has.
 
         The tower waits until the heads that are new have learned what it shows; their first
-        mistakes would undo what it has learned.
+        mistakes would undo what it has learned. The projector learns half as fast as the tower:
+        faster, what `refit` laid into it is undone.
         """
         load_projector(self.projector, folder / "projector.safetensors")
         load_projector(self.heads.embed, folder / "embedding_head.safetensors")
         for mean, part in ((self.mean_heads, self.heads), (self.mean_projector, self.projector)):
             mean.module.load_state_dict(part.state_dict())
         self.wait = _WAIT
+        self.optimizer.param_groups[-1]["peak"] = self.optimizer.param_groups[0]["peak"] / 2
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
