@@ -434,6 +434,29 @@ def test_two_pictures_of_one_thing_are_met_often_enough_to_learn_from():
     assert rows > 25  # and not only a picture beside itself
 
 
+def test_only_what_is_not_there_is_denied():
+    rng = random.Random(18)
+    seen = set()
+    for _ in range(60):
+        talks = absent_dialogue(rng, GALLERY, row=0).talks
+        talks += picture_dialogue(rng, GALLERY, "pair").talks
+        for talk in talks:
+            question = talk.messages[-2]["content"][-1]["text"]
+            seen.add(talk.task)
+            if talk.task == "absent":
+                denied = talk.accept[0].removeprefix("no ")
+                assert denied in question
+                there, ending = talk.answer.split(", but ")
+                assert ending == f"no {denied}."
+                assert denied not in there
+            elif talk.task == "present":
+                assert "apple" in question
+                assert talk.answer.startswith("I see an apple")
+                assert " no " not in talk.answer
+            assert "{" not in question + talk.answer
+    assert {"absent", "present"} <= seen
+
+
 def test_what_cannot_be_told_is_not_named():
     rng = random.Random(15)
     for row in (4, 5):

@@ -68,9 +68,11 @@ def absent_dialogue(
         turns = (*system, user(asked_about(rng.choice(asks), other), 1), say(answer))
         talks.append(Talk("absent", turns, (f"no {other.name}",)))
     if split == "train":
-        question = asked_about(rng.choice(book["beyond"]), concept)
-        answer = book["untold"].format(a=concept.phrase)
-        talks.append(Talk("untold", (*system, user(question, 1), say(answer)), ("not tell",)))
+        told = (rng.choice(book["beyond"]), book["untold"])
+        if rng.random() < 0.5:
+            told = rng.choice(book["present"])
+        question, answer = asked_about(told[0], concept), told[1].format(a=concept.phrase)
+        talks.append(Talk("present", (*system, user(question, 1), say(answer)), (concept.name,)))
         question, answer = rng.choice(phrases("pictures")["name"][split])
         forms = {"a": concept.phrase, "A": concept.phrase.capitalize()}
         if "{It}" not in answer and "{it}" not in answer and "{This}" not in answer:
