@@ -165,6 +165,8 @@ def trainer_arguments(settings: TrainSettings, schedule: Schedule, metric: str) 
         "metric_for_best_model": metric if schedule.evaluate else None,
         "greater_is_better": ("loss" not in metric) if schedule.evaluate else None,
         "report_to": settings.track or "none",
+        "project": "mmagent",  # of trackio; its runs are called as their folders
+        "run_name": settings.output.name,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "push_to_hub": False,

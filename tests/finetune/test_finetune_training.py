@@ -329,6 +329,16 @@ def test_a_cpu_trains_in_single_precision(tmp_path: Path) -> None:
         precision_of(settings.model_copy(update={"precision": "fp16"}))
 
 
+def test_a_tracked_run_is_called_as_its_folder(tmp_path: Path) -> None:
+    from mmagent.finetune.arguments import Schedule
+
+    settings = ChatSettings(output=tmp_path / "shapes", device="cpu")
+    made = trainer_arguments(settings, Schedule(10, 5, 5, 1), "eval_loss")
+    assert (made["report_to"], made["project"], made["run_name"]) == (
+        "none", "mmagent", "shapes",
+    )  # fmt: skip
+
+
 def test_missing_packages_are_named_with_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
