@@ -11,6 +11,7 @@ import torch
 from tiny_models import build_fastvlm
 
 from mmagent.finetune.bundled.chat_data import mixture
+from mmagent.finetune.bundled.concepts import concept_named
 from mmagent.finetune.bundled.dialogues import Dialogue, Talk, between, phrases, say, user
 from mmagent.finetune.bundled.dialogues_album import (
     absent_dialogue,
@@ -432,6 +433,16 @@ def test_two_pictures_of_one_thing_are_met_often_enough_to_learn_from():
         rows += alike and dialogue.pictures[0] != dialogue.pictures[1]
     assert yes > 75
     assert rows > 25  # and not only a picture beside itself
+
+
+def test_things_have_the_article_that_is_said():
+    said = [concept_named(name).phrase for name in ("umbrella", "unicorn", "grapes", "cat")]
+    assert said == ["an umbrella", "a unicorn", "grapes", "a cat"]
+    unicorn = Gallery([Shown("single", ("unicorn",), (None,), (BOX,), "blue")])
+    rng = random.Random(19)
+    talks = [t for _ in range(60) for t in picture_dialogue(rng, unicorn, row=0).talks]
+    assert any(t.task == "describe" for t in talks)
+    assert not any("an unicorn" in t.answer for t in talks)
 
 
 def test_only_what_is_not_there_is_denied():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONCEPTS", "EVERYDAY", "Concept", "concept_named"]
+__all__ = ["CONCEPTS", "EVERYDAY", "Concept", "concept_named", "with_article"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ class Concept:
         """The name with its article: "a cat", "an apple", "grapes"."""
         if self.name in _PLURAL or self.name in _MASS:
             return self.name
-        vowel = self.name[0] in "aeiou" and self.name != "unicorn"
-        return f"{'an' if vowel else 'a'} {self.name}"
+        return with_article(self.name)
+
+
+def with_article(words: str) -> str:
+    """The words with "a" or "an" before them."""
+    vowel = words[0] in "aeiou" and not words.startswith("uni")
+    return f"{'an' if vowel else 'a'} {words}"
 
 
 _PLURAL = frozenset({"grapes", "cherries", "french fries", "jeans", "glasses", "headphones",

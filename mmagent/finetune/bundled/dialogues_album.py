@@ -14,6 +14,7 @@ from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system
 from mmagent.finetune.bundled.dialogues_picture import (
     NUMBERS,
     Gallery,
+    absent_asked,
     accepted,
     asked_about,
 )
@@ -57,16 +58,13 @@ def absent_dialogue(
     concept = concept_named(gallery.pictures[row].names[0])
     system = draw_system(rng, split, draw_name(rng, split))
     book = phrases("doubt")
-    asks = book["absent"][split]
+    asks = [book["absent"][split]]
+    if split == "train":
+        asks = [book["beyond"], *asks]
     talks = []
-    for index in range(2 if split == "train" else 1):
-        other = rng.choice([c for c in CONCEPTS if c is not concept])
-        if split == "train":
-            asks = book["absent"]["train"] if index else book["beyond"]
-        # What is there comes first: then it is a word to compare with.
-        answer = f"I see {concept.phrase}, but no {other.name}."
-        turns = (*system, user(asked_about(rng.choice(asks), other), 1), say(answer))
-        talks.append(Talk("absent", turns, (f"no {other.name}",)))
+    for pool in asks:
+        task, question, answer, accept = absent_asked(rng, pool, (concept,))
+        talks.append(Talk(task, (*system, user(question, 1), say(answer)), accept))
     if split == "train":
         told = (rng.choice(book["beyond"]), book["untold"])
         if rng.random() < 0.5:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mmagent.finetune.bundled.concepts import CONCEPTS, Concept, concept_named
+from mmagent.finetune.bundled.concepts import CONCEPTS, Concept, concept_named, with_article
 from mmagent.finetune.bundled.dialogues import Dialogue, Message, Split, Talk, phrases, say, user
 from mmagent.finetune.bundled.dialogues_memory import (
     Image,
@@ -18,8 +18,10 @@ from mmagent.finetune.bundled.dialogues_memory import (
 from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system
 from mmagent.finetune.bundled.scenes import SHADES, Scene
 
-__all__ = ["NUMBERS", "Gallery", "Shown", "asked_about", "picture_dialogue", "remembered_picture",
-           "shown_of"]  # fmt: skip
+__all__ = [
+    "NUMBERS", "Gallery", "Shown", "absent_asked", "accepted", "asked_about", "picture_dialogue",
+    "remembered_picture", "shown_of",
+]  # fmt: skip
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 _IRREGULAR = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "deer": "deer", "tooth": "teeth",
@@ -108,8 +110,15 @@ def asked_about(question: str, concept: Concept) -> str:
     return question.format(n=concept.name, **words, **capitals)
 
 
-def _article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+def absent_asked(rng: random.Random, asks: Sequence[str], there: Sequence[Concept]) -> _Asked:
+    """One of these questions about something else than what is there.
+
+    What is there comes first in the answer: then it is a word to compare with.
+    """
+    other = rng.choice([c for c in CONCEPTS if c not in there])
+    question = asked_about(rng.choice(asks), other)
+    answer = f"I see {' and '.join(c.phrase for c in there)}, but no {other.name}."
+    return "absent", question, answer, (f"no {other.name}",)
 
 
 def _single(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
@@ -139,7 +148,7 @@ def _single(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
             many = _plural(concept) or concept.phrase == concept.name
             words = f"{colour} {concept.name}" if colour else concept.name
             question, answer = rng.choice(book["describe"][split])
-            ca = words if many else _article(words)
+            ca = words if many else with_article(words)
             asked.append(("describe", question, answer.format(ca=ca, bg=behind), names))
     if colour is not None and not _plural(concept):
         question, answer = rng.choice(book["colour"][split])
@@ -193,10 +202,8 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
                 accept = (side if kind == "where" else "two",)
             asked.append((kind, question.format(**values), answer.format(**values), accept))
     if split == "train" and rng.random() < 0.4:
-        other = rng.choice([c for c in CONCEPTS if c not in (first, second)])
-        question = asked_about(rng.choice(phrases("doubt")["absent"]["train"]), other)
-        answer = f"I see {first.phrase} and {second.phrase}, but no {other.name}."
-        asked.append(("absent", question, answer, (f"no {other.name}",)))
+        asks = phrases("doubt")["absent"]["train"]
+        asked.append(absent_asked(rng, asks, (first, second)))
     for name, colour in zip(shown.names, shown.colours, strict=True):
         if colour is not None and not _plural(concept_named(name)):
             question, answer = rng.choice(phrases("pictures")["colour"][split][:2])
