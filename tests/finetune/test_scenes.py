@@ -86,6 +86,20 @@ def test_pairs_and_counts_are_what_they_say(sheet: Sheet) -> None:
         assert len({p.item.label for p in count.objects}) == 1
 
 
+def test_several_things_lie_each_in_its_quarter(sheet: Sheet) -> None:
+    maker = SceneMaker(sheet, 96)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        things = maker.several(rng).objects
+        assert len(things) in (3, 4)
+        assert len({p.item.label for p in things}) == len(things)
+        quarters = {(p.box[0] >= 0.5, p.box[1] >= 0.5) for p in things}
+        assert len(quarters) == len(things)
+        for left, top, right, bottom in (p.box for p in things):
+            assert right <= (1 if left >= 0.5 else 0.5)
+            assert bottom <= (1 if top >= 0.5 else 0.5)
+
+
 def test_nothing_is_drawn_alike_from_a_seed_and_measuring_has_its_own_kinds() -> None:
     from mmagent.finetune.bundled.emptiness import KINDS, nothing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmagent.finetune.bundled.refit import (
     Seen,
     distance,
     lay,
+    mixed,
     polish,
     product_losses,
     see,
@@ -181,6 +183,21 @@ def test_fonts_and_layouts_of_the_splits_differ(fonts: Path) -> None:
     again = maker.draw(np.random.default_rng(1), clean=True)
     assert one.image.tobytes() == again.image.tobytes()
     assert one.code == again.code
+
+
+def test_codes_to_learn_from_have_twins_when_that_is_asked_for(fonts: Path) -> None:
+    usual, twins = ScreenMaker(fonts, 64), ScreenMaker(fonts, 64, doubled=1.0)
+
+    def codes(maker: ScreenMaker, split: str) -> list[str]:
+        rng = np.random.default_rng(4)
+        return [maker.draw(rng, split, clean=True).code for _ in range(40)]
+
+    def doubled(code: str) -> bool:
+        return any(one == two for one, two in pairwise(code))
+
+    assert all(map(doubled, codes(twins, "train")))
+    assert sum(map(doubled, codes(usual, "train"))) < 20
+    assert codes(twins, "test") == codes(usual, "test")  # measuring stays as it was
 
 
 def test_questions_about_a_screen_are_answered_with_its_code(draw: Draw) -> None:
@@ -357,7 +374,7 @@ def test_some_single_things_are_shown_twice(draw: Draw) -> None:
 
 
 def test_other_shares_of_pictures_can_be_drawn(sheet: Sheet, fonts: Path) -> None:
-    none = dict.fromkeys(("single", "other", "pair", "count", "wall", "nothing"), 0.0)
+    none = dict.fromkeys(("single", "other", "pair", "several", "count", "wall", "nothing"), 0.0)
     draw = Draw(sheet, fonts, 64, none)
     assert {kind for kind, _ in draw.some(np.random.default_rng(2), 12)} == {"screen"}
 
@@ -432,6 +449,23 @@ def test_pictures_to_refit_on_come_with_their_words(draw: Draw) -> None:
             assert set(concepts.tolist()) <= {thing, len(CONCEPTS), IGNORE}
             assert 1 <= number <= 6
     assert -100 in pictures.things.tolist()
+
+
+def test_what_is_polished_on_is_doubtful_but_codes_stay_as_they_are() -> None:
+    torch.manual_seed(5)
+    things = Shown("single", ("cat",), (None,), ((0.2, 0.2, 0.8, 0.8),), "red")
+    screen = Shown("screen", ("ABC234",), ("reference",), ((0.1, 0.4, 0.9, 0.6),), None)
+    shown = [things, screen] * 4
+    labels = [labels_of(s, 7) for s in shown]
+    seen = Seen(
+        torch.randn(8, 49, 1280).half(), torch.stack([weights_of(s, 7) for s in shown]),
+        {g: torch.stack([row[g] for row in labels]) for g in GROUPS},
+        torch.full((8,), IGNORE), torch.full((8,), IGNORE),
+    )  # fmt: skip
+    rows = torch.tensor([5, 0, 2, 3])
+    shares = (mixed(seen, rows) - seen.features[rows].float()).abs().amax((1, 2))
+    assert (shares > 0).tolist() == [False, True, True, False]
+    assert float(shares.max()) < 0.4 * float((2 * seen.features.abs().max()).float())
 
 
 def test_polishing_makes_the_right_word_the_loudest(lexicon: Lexicon) -> None:

@@ -38,7 +38,7 @@ class Shown:
     """What a picture of the gallery shows.
 
     Attributes:
-        kind: "single", "pair", "count", "other" (beyond the concepts) or "nothing".
+        kind: "single", "pair", "several", "count", "other" (beyond the concepts) or "nothing".
         names: concept of every object; what it is in words where it is none.
         colours: its colour where it has one.
         boxes: (left, top, right, bottom) of every object as fractions of the side.
@@ -193,7 +193,7 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
         kinds = ["where", rng.choice(("next", "beside", "beside", "number"))]
     for concept, side, other in placed if split == "train" else placed[:1]:
         of = _OF[sides[0] if side == sides[1] else sides[1]]  # where the other lies, from here
-        values = {"n": concept.name, "b": other.phrase, "on": side, "of": of,
+        values = {"n": concept.name, "a": concept.phrase, "b": other.phrase, "on": side, "of": of,
                   "Of": of.capitalize(), "is": "are" if _plural(concept) else "is"}  # fmt: skip
         for kind in kinds:
             question, answer = rng.choice(book[kind][split])
@@ -201,7 +201,7 @@ def _pair(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
             if kind in ("where", "number"):
                 accept = (side if kind == "where" else "two",)
             asked.append((kind, question.format(**values), answer.format(**values), accept))
-    if split == "train" and rng.random() < 0.4:
+    if split == "train" and rng.random() < 0.1:  # more often, and what is there is denied too
         asks = phrases("doubt")["absent"]["train"]
         asked.append(absent_asked(rng, asks, (first, second)))
     for name, colour in zip(shown.names, shown.colours, strict=True):

@@ -39,7 +39,7 @@ _WHICH_TEST = ("And the {o} one was?", "Let's do the {o} one. What is it?")
 
 
 def _answer(rng: random.Random, question: str, name: str) -> str:
-    if question.startswith(("Do you", "You know", "Have I", "Can you")):
+    if question.startswith(("Do you", "You know", "Have I", "Can you", "Could you", "Is my")):
         return f"Yes, you are {name}."
     return rng.choice((f"Your name is {name}.", f"You are {name}."))
 

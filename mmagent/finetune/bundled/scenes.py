@@ -167,6 +167,22 @@ class SceneMaker:
             boxes.append((left, top, left + size, top + size))
         return self._draw(rng, list(zip(rows, boxes, strict=True)), clean)
 
+    def several(
+        self, rng: np.random.Generator, split: str = "train", *, clean: bool = False
+    ) -> Scene:
+        """Three or four different concepts, each in its quarter: as many small names to learn."""
+        number = int(rng.integers(3, 5))
+        rows = [
+            self.pick(rng, split, int(label))
+            for label in rng.choice(len(CONCEPTS), number, replace=False)
+        ]
+        boxes = []
+        for quarter in rng.permutation(4)[:number].tolist():
+            size = rng.uniform(0.36, 0.48)
+            left, top = rng.uniform(0, 0.5 - size, 2) + 0.5 * np.array(divmod(quarter, 2))
+            boxes.append((left, top, left + size, top + size))
+        return self._draw(rng, list(zip(rows, boxes, strict=True)), clean)
+
     def count(
         self, rng: np.random.Generator, split: str = "train", *, clean: bool = False
     ) -> Scene:

@@ -24,7 +24,14 @@ FONTS = {
     "train": ("roboto", "open-sans", "lato", "montserrat", "source-sans-3", "ubuntu", "inter",
               "noto-sans", "roboto-mono", "fira-mono", "ibm-plex-mono", "jetbrains-mono",
               "merriweather", "pt-serif", "poppins", "nunito", "rubik", "space-mono",
-              "courier-prime", "ibm-plex-sans", "roboto-slab", "fira-sans"),
+              "courier-prime", "ibm-plex-sans", "roboto-slab", "fira-sans",
+              "dm-sans", "ibm-plex-serif", "raleway", "noto-serif", "pt-sans", "pt-mono",
+              "inconsolata", "libre-franklin", "karla", "barlow", "heebo", "manrope", "quicksand",
+              "titillium-web", "exo-2", "archivo", "arimo", "tinos", "cousine", "overpass",
+              "overpass-mono", "dm-mono", "red-hat-display", "lexend", "figtree", "public-sans",
+              "zilla-slab", "crimson-text", "lora", "domine", "arvo", "b612", "b612-mono",
+              "share-tech-mono", "oxygen", "jost", "asap", "signika", "catamaran", "chivo",
+              "spline-sans-mono", "noto-sans-mono", "anonymous-pro"),
     "test": ("work-sans", "source-code-pro", "cabin", "bitter"),
 }  # fmt: skip
 # What a code is called, on the picture and by who asks.
@@ -87,10 +94,12 @@ class ScreenMaker:
     Args:
         fonts: the folder that `fetch_fonts` filled.
         side: pixels of a picture's side.
+        doubled: of the codes to learn from so many have two like letters side by side (by chance
+            a seventh has): whoever copies a code easily leaves one of them out.
     """
 
-    def __init__(self, fonts: Path, side: int) -> None:
-        self.side = side
+    def __init__(self, fonts: Path, side: int, doubled: float = 0.0) -> None:
+        self.side, self.doubled = side, doubled
         self._files = {
             split: [f for name in names for f in sorted((fonts / name).glob("*.woff"))]
             for split, names in FONTS.items()
@@ -111,7 +120,11 @@ class ScreenMaker:
         test = split == "test"
         if length is None:
             length = 6 if test or rng.random() < 0.6 else int(rng.integers(4, 8))
-        code = "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=length))
+        drawn = rng.integers(len(LETTERS), size=length)
+        if not test and self.doubled and rng.random() < self.doubled:
+            place = int(rng.integers(1, length))
+            drawn[place] = drawn[place - 1]
+        code = "".join(LETTERS[i] for i in drawn)
         called = CALLED[int(rng.integers(len(CALLED)))]
         files = self._files[split]
         path = files[int(rng.integers(len(files)))]

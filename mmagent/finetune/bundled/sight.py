@@ -37,8 +37,8 @@ __all__ = [
     "strips_of",
 ]
 
-_SHARES = {"single": 0.26, "other": 0.02, "pair": 0.1, "count": 0.1, "screen": 0.48,
-           "wall": 0.01, "nothing": 0.03}  # fmt: skip
+_SHARES = {"single": 0.2, "other": 0.02, "pair": 0.14, "several": 0.1, "count": 0.1,
+           "screen": 0.4, "wall": 0.01, "nothing": 0.03}  # fmt: skip
 _COLOUR = {name: index for index, name in enumerate(SHADES)}
 _STRIP = 3  # rows of cells
 _SHARP = 16.0  # a word said in full has this logit
@@ -68,12 +68,14 @@ class Draw:
         fonts: the folder of the fonts.
         side: pixels of a picture's side.
         shares: changes the shares of some kinds.
+        doubled: of the codes so many have two like letters side by side.
     """
 
     def __init__(
-        self, sheet: Sheet, fonts: Path, side: int, shares: dict[str, float] | None = None
-    ) -> None:
-        self.scenes, self.screens = SceneMaker(sheet, side), ScreenMaker(fonts, side)
+        self, sheet: Sheet, fonts: Path, side: int, shares: dict[str, float] | None = None, *,
+        doubled: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.scenes, self.screens = SceneMaker(sheet, side), ScreenMaker(fonts, side, doubled)
         self.shares = _SHARES | (shares or {})
 
     def some(

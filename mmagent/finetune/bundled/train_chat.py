@@ -35,6 +35,8 @@ from mmagent.models.vision import SIDE
 
 __all__ = ["main"]
 
+_DOUBLED = 0.2  # of the codes
+
 
 def _base(args: argparse.Namespace) -> tuple[Any, Any, Encoder]:
     from mmagent.models.assemble import build, build_processor
@@ -65,7 +67,7 @@ def _train(args: argparse.Namespace) -> None:
     model, _, encoder = _base(args)
     texts = teacher_dialogues(args.answers)
     settings = _settings(args)
-    draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE)
+    draw = Draw(Sheet.load(args.pictograms), args.fonts, SIDE, doubled=_DOUBLED)
     shares = shares_of(args.share)
     tower = without_gates(model.model.vision_tower).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     album = Album(draw, tower, texts, seed=args.seed, shares=shares)
