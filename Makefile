@@ -111,7 +111,7 @@ $(B)/stage-a/vision.safetensors: | $(B)/pictograms.npy $(B)/wheels/.done
 # An eye that knows things learns to read on strips about codes.
 $(B)/reading/vision.safetensors: | $(if $(EYE),,$(B)/stage-a/vision.safetensors) $(B)/pictograms.npy $(B)/wheels/.done
 	$(TOWER) --out $(B)/reading --minutes $(MINUTES_READ) --start $(or $(EYE),$(B)/stage-a) \
-		--batch 24 --strips 28 --share screen=0.22 --lr 4e-4
+		--batch 20 --strips 40 --share screen=0.22 --lr 5e-4
 
 # The projector's words are told by products with word vectors; the tower stays as it is.
 $(B)/eye/vision.safetensors: | $(B)/reading/vision.safetensors $(B)/pictograms.npy

@@ -336,6 +336,7 @@ def test_the_loss_falls_and_a_checkpoint_is_exact(
         "count",
         "code",
         "code-by-products",
+        "pair-name-by-products",
         "letters",
         "nothing",
         "unknown",

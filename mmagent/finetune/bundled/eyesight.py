@@ -56,8 +56,8 @@ def eyesight(
 
     Returns:
         name (among all concepts), name-by-products (as attention reads), name-disturbed,
-        background, side, pair-name, count, letters, code, code-by-products; nothing and unknown
-        (said where it is so), doubted (said where a known thing is).
+        background, side, pair-name, pair-name-by-products, count, letters, code, code-by-products;
+        nothing and unknown (said where it is so), doubted (said where a known thing is).
     """
     rng = np.random.default_rng(seed)
     right: dict[str, list[float]] = {}
@@ -88,13 +88,14 @@ def eyesight(
                 elif kind == "single" and clean:
                     names = loud.mean(0)[slice(*Lexicon.span("concept"))]
                     note("name-by-products", int(names.argmax()) == picture.objects[0].item.label)
-                _judge(note, kind if clean else "disturbed", picture, much, batch, one)
+                _judge(note, kind if clean else "disturbed", picture, much, loud, batch, one)
     return {key: round(float(np.mean(values)), 3) for key, values in right.items()}
 
 
 def _judge(
-    note: Any, kind: str, picture: Scene | Screen, much: Tensor, batch: dict[str, Tensor], one: int
-) -> None:
+    note: Any, kind: str, picture: Scene | Screen, much: Tensor, loud: Tensor,
+    batch: dict[str, Tensor], one: int,
+) -> None:  # fmt: skip
     whole = much.mean(0)
     doubt = int(scores_of(whole, "doubt").argmax())
     if isinstance(picture, Screen):
@@ -118,10 +119,11 @@ def _judge(
     elif kind == "pair":
         label = batch["side"][one]
         for side in set(label[label >= 0].tolist()):
-            cells = much[label == side].mean(0)
+            cells, products = (v[label == side].mean(0) for v in (much, loud))
             note("side", int(scores_of(cells, "side").argmax()) == side)
-            names = batch["concept"][one][label == side]
-            note("pair-name", int(cells[first:last].argmax()) == int(names[0]))
+            name = int(batch["concept"][one][label == side][0])
+            note("pair-name", int(cells[first:last].argmax()) == name)
+            note("pair-name-by-products", int(products[first:last].argmax()) == name)
     elif kind == "count":
         number = int(scores_of(whole, "number")[: len(GROUPS["number"])].argmax())
         note("count", number == len(picture.objects))
