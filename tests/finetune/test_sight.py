@@ -20,8 +20,6 @@ from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of,
 from mmagent.finetune.bundled.pictograms import SIDE, Pictogram, Sheet
 from mmagent.finetune.bundled.refit import (
     Seen,
-    distance,
-    lay,
     mixed,
     polish,
     product_losses,
@@ -416,33 +414,11 @@ def test_one_process_needs_nobody(tmp_path: Path) -> None:
     assert weight.grad is None
 
 
-def test_refitting_puts_words_on_their_vectors(lexicon: Lexicon) -> None:
-    torch.manual_seed(3)
-    cells = [
-        weights_of(Shown("single", (c.name,), (None,), ((0.2, 0.2, 0.8, 0.8),), shade), 7)
-        for c in CONCEPTS[:12]
-        for shade in ("red", "blue", "green")
-    ]
-    words = torch.cat(cells)
-    features = words @ torch.randn(WORDS, 1280) + 0.01 * torch.randn(len(words), 1280)
-    projector = Projector(320)
-    before = distance(projector, features, words, lexicon)
-    lay(projector, features, words, lexicon)
-    after = distance(projector, features, words, lexicon)
-    assert before > 1.0
-    assert after < 0.05
-    said = lexicon.read(projector(features))
-    assert (said[:49].mean(0)[: len(CONCEPTS)].argmax()) == 0
-
-
 def test_pictures_to_refit_on_come_with_their_words(draw: Draw) -> None:
     pictures = see(Eye(), draw, 48)
     assert pictures.features.shape == (48, 49, 8)
     assert pictures.words.shape == (48, 49, WORDS)
     assert float(pictures.words.max()) <= 1.0
-    features, words = pictures.flat(2)
-    assert features.shape == (2 * 49, 8)
-    assert words.shape == (2 * 49, WORDS)
     for thing, number, concepts in zip(
         pictures.things.tolist(), pictures.numbers.tolist(), pictures.labels["concept"], strict=True
     ):

@@ -1,9 +1,9 @@
 """The words that the eye says: what every cell of a picture's feature map means, as word vectors.
 
 Tower and projector are taught together that each image token is to be a mix of the language model's
-own input embeddings (how near it comes, `refit` tells): the concept and its colour where an object
-lies, the colour of the background elsewhere, the side of each of two things, how many there are,
-or that nothing known is there. The language model is to find words it knows.
+own input embeddings: the concept and its colour where an object lies, the colour of the background
+elsewhere, the side of each of two things, how many there are, or that nothing known is there. The
+language model is to find words it knows.
 
 A code is said as it would stand in a text: in the rows of cells about its line those of the first
 column say its first letter, those of the second column the second, whatever its size and where the

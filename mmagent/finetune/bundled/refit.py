@@ -2,18 +2,13 @@ r"""Put the projector's words back on the language model's word vectors.
 
 Stage A makes words easy to tell apart, and for that it bends the image tokens away from the words'
 own vectors: what is read off them with a pseudo-inverse is right, and yet the language model, which
-looks at them by products as attention does, finds little. Two steps put that right; the tower stays
-as it is, and pictures are drawn anew for them.
+looks at them by products as attention does, finds little. `polish` puts that right by descent, on
+new pictures; the tower stays as it is. The word that a cell says is to have the largest product of
+all, for which it may be said louder than a mix of word vectors has it.
 
-1. `lay`, in closed form: the first hidden units become detectors, one for each word (a ridge
-   regression of how much of it a cell shows, less a threshold, through GELU); the second layer is
-   the regression from all units to the mixes of vectors that cells should say.
-2. `polish`, by descent: a regression says a doubtful word softly, and then the words that are much
-   like all others are the loudest. The word that a cell says is to have the largest product of all,
-   for which it may be said louder than the mix has it.
-   Half of the features are left out meanwhile, and of another picture some are mixed in: what is
-   drawn as the eye never saw it is seen less surely than all that it learned from, and it is then
-   that "top hat" is read wherever something is doubtful.
+Half of the features are left out meanwhile, and of another picture some are mixed in: what is drawn
+as the eye never saw it is seen less surely than all that it learned from, and words that are much
+like all others ("top hat") are the loudest wherever something is doubtful.
 
     python -m mmagent.finetune.bundled.refit --weights FOLDER --gguf FILE --pictograms FILE
 """
@@ -41,11 +36,10 @@ from mmagent.finetune.bundled.sight import Draw, evenly, look, loud_scores_of, s
 from mmagent.finetune.bundled.tower import Projector, save_projector
 from mmagent.models.assemble import picture_side
 
-__all__ = ["Seen", "distance", "lay", "mixed", "polish", "product_losses", "see"]
+__all__ = ["Seen", "mixed", "polish", "product_losses", "see"]
 
 _KINDS = {"single": 0.33, "pair": 0.16, "several": 0.08, "count": 0.12, "screen": 0.23,
           "nothing": 0.05, "other": 0.03}  # fmt: skip
-_GAIN, _THRESHOLD = 8.0, 0.15
 _BATCH, _RATE = 48, 4e-4
 _DROP, _MIX = 0.5, 0.4  # of the features, and of another picture's at most
 _CELLS = {"concept": 0.2, "side": 0.15, "colour": 0.15, "number": 0.15, "letter": 0.3}
@@ -77,10 +71,6 @@ class Seen:
             {group: torch.cat([p.labels[group] for p in parts]) for group in GROUPS},
             torch.cat([p.things for p in parts]), torch.cat([p.numbers for p in parts]),
         )  # fmt: skip
-
-    def flat(self, most: int) -> tuple[Tensor, Tensor]:
-        """Features [N, F] and words [N, W] of the cells of at most so many pictures."""
-        return self.features[:most].float().flatten(0, 1), self.words[:most].flatten(0, 1)
 
 
 def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
@@ -114,29 +104,6 @@ def see(trunk: Any, draw: Draw, number: int, seed: int = 77) -> Seen:
         {group: torch.stack(rows) for group, rows in labels.items()},
         torch.tensor(things), torch.tensor(numbers),
     )  # fmt: skip
-
-
-def lay(projector: Projector, features: Tensor, words: Tensor, lexicon: Lexicon) -> None:
-    """Lay the regressions into the projector, in place.
-
-    The units that say most beside the detectors keep what stage A taught them.
-
-    Args:
-        projector: with at least as many hidden units as words.
-        features: [N, F].
-        words: how much of each word should be said, [N, W].
-        lexicon: the words.
-    """
-    number = words.shape[1]
-    first, second = projector.linear_1, projector.linear_2
-    with torch.no_grad():
-        weight, bias = _ridge(features, words, 1e-3)
-        loud = second.weight.norm(dim=0).argsort(descending=True)[: len(first.weight) - number]
-        first.weight.copy_(torch.cat([_GAIN * weight.T, first.weight[loud]]))
-        first.bias.copy_(torch.cat([_GAIN * (bias - _THRESHOLD), first.bias[loud]]))
-        weight, bias = _ridge(projector.act(first(features)), words @ lexicon.vectors, 1e-4)
-        second.weight.copy_(weight.T)
-        second.bias.copy_(bias + lexicon.mean)
 
 
 def product_losses(said: Tensor, seen: Seen, rows: Tensor, lexicon: Lexicon) -> dict[str, Tensor]:
@@ -180,7 +147,7 @@ def polish(
     """Train the projector, in place, so that words are told by products.
 
     Args:
-        projector: best after `lay`.
+        projector: as stage A left it.
         seen: the pictures.
         lexicon: the words.
         rounds: how often every picture is looked at.
@@ -221,24 +188,6 @@ def mixed(seen: Seen, rows: Tensor) -> Tensor:
     return torch.lerp(features, others, share[:, None, None])
 
 
-def distance(projector: Projector, features: Tensor, words: Tensor, lexicon: Lexicon) -> float:
-    """Mean square of what is said amiss, as a share of the variance of what should be said."""
-    with torch.no_grad():
-        want = words @ lexicon.vectors
-        amiss = (projector(features) - lexicon.mean - want).pow(2).mean()
-        return float(amiss / (want - want.mean(0)).pow(2).mean())
-
-
-def _ridge(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Weights [F, W] and constants [W] of a linear regression from [N, F] to [N, W]."""
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)  # [N, F + 1]
-    gram = (x.T @ x).double()
-    penalty = (gram.diagonal()[:-1].mean() * ridge).repeat(len(gram))
-    penalty[-1] = 1e-6
-    solved = torch.linalg.solve(gram + penalty.diag(), (x.T @ y).double()).float()
-    return solved[:-1], solved[-1]
-
-
 def _see_part(args: argparse.Namespace, folder: Path) -> None:
     """Look at this process's share of the pictures and write what was seen."""
     trunk, _, draw, _ = opened(args)
@@ -265,16 +214,8 @@ def main() -> None:
     args = parser.parse_args()
     trunk, projector, draw, lexicon = opened(args)
     seen = _seen(args)
-    features, words = seen.flat(3000)
-
-    def amiss() -> str:
-        return f"{distance(projector, features, words, lexicon):.2f} of the variance"
-
-    print(f"said amiss: {amiss()}", flush=True)
-    lay(projector, features, words, lexicon)
-    print(f"laid anew: {amiss()}", flush=True)
     for number, loss in enumerate(polish(projector, seen, lexicon, rounds=args.rounds), 1):
-        print(f"round {number} of {args.rounds}: loss {loss:.3f}, {amiss()}", flush=True)
+        print(f"round {number} of {args.rounds}: loss {loss:.3f}", flush=True)
     print(eyesight(trunk, projector, draw, lexicon), flush=True)
     notes = {"side": str(picture_side(args.weights))}
     save_projector(projector, args.weights / "projector.safetensors", notes)

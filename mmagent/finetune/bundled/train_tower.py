@@ -172,7 +172,7 @@ class TowerRun:
 
         The tower waits until the heads that are new have learned what it shows; their first
         mistakes would undo what it has learned. The projector learns half as fast as the tower:
-        faster, what `refit` laid into it is undone.
+        faster, what `refit` taught it is undone.
         """
         load_projector(self.projector, folder / "projector.safetensors")
         load_projector(self.heads.embed, folder / "embedding_head.safetensors")
