@@ -30,6 +30,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     picture_dialogue,
     remembered_picture,
 )
+from mmagent.finetune.bundled.dialogues_read import read_dialogue
 from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import distil, prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
@@ -515,3 +516,26 @@ def test_the_base_answers_the_prompts_and_resumes(tiny, tmp_path, capsys):
     assert path.read_text().startswith(first)
     asked = [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
     assert sorted(asked) == sorted(prompts()[:3])
+
+
+def test_what_is_told_in_words_is_answered_from_them_and_no_picture_is_spoken_of():
+    rng = random.Random(23)
+    unseen = 0
+    for _ in range(60):
+        dialogue = read_dialogue(rng)
+        assert dialogue.pictures == ()
+        for talk in dialogue.talks:
+            asked = " ".join(str(m["content"]) for m in talk.messages if m["role"] == "user")
+            assert "image" not in asked
+            if talk.task == "unseen":
+                unseen += 1
+                assert talk.answer == "You have not shown me a picture yet."
+                continue
+            if " make " in talk.answer:
+                one, two, total = (int(n) for n in re.findall(r"\d+", talk.answer))
+                assert one + two == total
+                continue
+            names = [w.strip(".,;") for w in talk.answer.split() if w[0].isupper()][-1:]
+            assert "picture" not in talk.answer
+            assert all(name in asked or name in ("The", "Your", "You") for name in names)
+    assert 10 < unseen < 50

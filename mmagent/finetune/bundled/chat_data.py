@@ -36,6 +36,7 @@ from mmagent.finetune.bundled.dialogues_picture import (
     picture_dialogue,
     remembered_picture,
 )
+from mmagent.finetune.bundled.dialogues_read import read_dialogue
 from mmagent.finetune.bundled.dialogues_screen import screen_dialogue
 from mmagent.finetune.bundled.dialogues_text import prompts, read_answers
 from mmagent.finetune.bundled.dialogues_tools import form_dialogue
@@ -227,6 +228,7 @@ def mixture(
         "told": (0.01, told_dialogue),
         "user": (0.10, user_dialogue),
         "order": (0.03, order_dialogue),
+        "read": (0.12, read_dialogue),
         "persona": (0.02, persona_dialogue),
         "kept": (0.04, kept_dialogue),
         "talk": (0.02, small_talk),

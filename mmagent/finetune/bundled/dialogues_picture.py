@@ -20,7 +20,7 @@ from mmagent.finetune.bundled.scenes import SHADES, Scene
 
 __all__ = [
     "NUMBERS", "Gallery", "Shown", "absent_asked", "accepted", "asked_about", "picture_dialogue",
-    "remembered_picture", "shown_of",
+    "plural_of", "remembered_picture", "shown_of",
 ]  # fmt: skip
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
@@ -80,7 +80,8 @@ def _plural(concept: Concept) -> bool:
     return concept.phrase == concept.name and concept.name.endswith("s")
 
 
-def _many(name: str) -> str:
+def plural_of(name: str) -> str:
+    """Several of a concept: "cats"."""
     if name in _IRREGULAR:
         return _IRREGULAR[name]
     if _plural(concept_named(name)):
@@ -220,9 +221,9 @@ def _count(rng: random.Random, split: Split, shown: Shown) -> list[_Asked]:
     book = phrases("pictures")["count"]
     number = len(shown.names)
     name = shown.names[0]
-    thing = name if number == 1 else _many(name)
+    thing = name if number == 1 else plural_of(name)
     values = {
-        "ns": _many(name),
+        "ns": plural_of(name),
         "k": f"{NUMBERS[number]} {thing}",
         "are": "is" if number == 1 else "are",
     }
