@@ -9,7 +9,16 @@ from __future__ import annotations
 import random
 
 from mmagent.finetune.bundled.concepts import CONCEPTS, concept_named
-from mmagent.finetune.bundled.dialogues import Dialogue, Split, Talk, between, phrases, say, user
+from mmagent.finetune.bundled.dialogues import (
+    Dialogue,
+    Message,
+    Split,
+    Talk,
+    between,
+    phrases,
+    say,
+    user,
+)
 from mmagent.finetune.bundled.dialogues_persona import draw_name, draw_system
 from mmagent.finetune.bundled.dialogues_picture import asked_about, plural_of
 from mmagent.finetune.bundled.scenes import SHADES
@@ -57,7 +66,7 @@ def read_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
     talks = []
     for kind in rng.sample(("named", "coloured", "placed", "people", "more", "sum"), 3):
         told, question, answer = _told(rng, split, kind)
-        turns = (user(f"{told} {question}"),)
+        turns: tuple[Message, ...] = (user(f"{told} {question}"),)
         if rng.random() < 0.3:  # asked in a message of its own
             turns = (user(told), say("I see." if rng.random() < 0.2 else "Good to know."),
                      user(question))  # fmt: skip
