@@ -70,7 +70,7 @@ def test_same_seed_draws_the_same_dialogues_and_all_kinds_appear():
     assert first != draw.chunk(3, 1, 400)
     kinds = {d.kind for d in [*first, *draw.chunk(3, 2, 1200)]}  # some are rare
     assert kinds == {"picture-single", "picture-pair", "picture-count", "recalled", "memory",
-                     "told", "persona", "kept", "talk", "text", "tool", "offered", "form", "user",
+                     "told", "read", "persona", "kept", "talk", "text", "tool", "offered", "form", "user",
                      "order", "album", "doubt", "absent", "screen", "chinese"}  # fmt: skip
 
 
