@@ -70,8 +70,8 @@ def test_same_seed_draws_the_same_dialogues_and_all_kinds_appear():
     assert first != draw.chunk(3, 1, 400)
     kinds = {d.kind for d in [*first, *draw.chunk(3, 2, 1200)]}  # some are rare
     assert kinds == {"picture-single", "picture-pair", "picture-count", "recalled", "memory",
-                     "told", "read", "persona", "kept", "talk", "text", "tool", "offered", "form", "user",
-                     "order", "album", "doubt", "absent", "screen", "chinese"}  # fmt: skip
+                     "told", "read", "persona", "kept", "talk", "text", "tool", "offered", "form",
+                     "user", "order", "album", "doubt", "absent", "screen", "chinese"}  # fmt: skip
 
 
 def test_every_talk_of_a_dialogue_begins_with_the_same_system_message_and_ends_with_an_answer():
