@@ -20,7 +20,7 @@ from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of,
 from mmagent.finetune.bundled.pictograms import SIDE, Pictogram, Sheet
 from mmagent.finetune.bundled.refit import (
     Seen,
-    mixed,
+    doubtful,
     polish,
     product_losses,
     see,
@@ -441,7 +441,9 @@ def test_what_is_polished_on_is_doubtful_but_codes_stay_as_they_are() -> None:
     )  # fmt: skip
     rows = torch.tensor([5, 0, 2, 3])  # screen, thing, thing, screen
     plain = seen.features[rows].float()
-    shares = torch.stack([(mixed(seen, rows) - plain).abs().amax((1, 2)) for _ in range(9)]).amax(0)
+    shares = torch.stack(
+        [(doubtful(seen, rows) - plain).abs().amax((1, 2)) for _ in range(9)]
+    ).amax(0)
     assert (shares > 0).tolist() == [False, True, True, False]
     assert float(shares.max()) < 0.4 * float((2 * seen.features.abs().max()).float())
 

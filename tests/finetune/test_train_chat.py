@@ -20,6 +20,7 @@ from mmagent.finetune.bundled.dialogues_picture import Gallery, Shown, picture_d
 from mmagent.finetune.bundled.evaluate import Score, is_right, judged, scores, table, wilson
 from mmagent.finetune.bundled.evaluate_questions import IN_WORDS, Question, text_questions
 from mmagent.finetune.bundled.lexicon import weights_of
+from mmagent.finetune.bundled.sight import mixed
 
 FEATURES = 320
 COLOURS = ("red", "blue", "green", "yellow")
@@ -93,11 +94,11 @@ def test_loss_falls_and_only_adapters_and_projector_learn(start, tmp_path):
 
 def test_training_blurs_pictures_with_others_and_answers_do_not(start):
     run, _, encoder = start(replace(SETTINGS, drop=0.0, mix=0.3))
-    run.features = np.full((3, 4, FEATURES), 2.0, np.float16)
-    mixed = run._mixed(torch.zeros(5, 4, FEATURES))
-    assert mixed.shape == (5, 4, FEATURES)
-    assert 0.0 < float(mixed.min()) < float(mixed.max()) <= 0.6
-    assert torch.equal(mixed.amin((1, 2)), mixed.amax((1, 2)))  # one share for a whole picture
+    others = torch.full((3, 4, FEATURES), 2.0, dtype=torch.float16)
+    blurred = mixed(torch.zeros(5, 4, FEATURES), others, run.settings.mix)
+    assert blurred.shape == (5, 4, FEATURES)
+    assert 0.0 < float(blurred.min()) < float(blurred.max()) <= 0.6
+    assert torch.equal(blurred.amin((1, 2)), blurred.amax((1, 2)))  # one share for a picture
     gallery = _gallery(8)
     run.features = _features(gallery)
     batch = collate([encoder.row(picture_dialogue(random.Random(1), gallery, row=3))], pad=0)

@@ -26,6 +26,7 @@ from mmagent.finetune.bundled.chat_data import Teacher
 from mmagent.finetune.bundled.dialogues import Mixture
 from mmagent.finetune.bundled.dialogues_encode import Batch, Encoder, Row, collate
 from mmagent.finetune.bundled.quick_lora import quicken
+from mmagent.finetune.bundled.sight import mixed
 from mmagent.finetune.bundled.tower import load_projector, save_projector
 
 __all__ = ["TARGETS", "Settings", "StageB", "batches", "train"]
@@ -127,7 +128,7 @@ class StageB:
         if len(batch.pictures):
             read = torch.from_numpy(self.features[batch.pictures.numpy()]).float()  # [P, T, F]
             if self.projector.training and self.settings.mix:
-                read = self._mixed(read)
+                read = mixed(read, torch.from_numpy(self.features), self.settings.mix)
             seen = self.projector(self.dropout(read))  # [P, T, D]
             place = (batch.ids == self.image_token)[..., None]  # [B, L, 1]
             embeds = embeds.masked_scatter(place, seen)
@@ -136,12 +137,6 @@ class StageB:
             use_cache=False,
         ).last_hidden_state  # fmt: skip
         return states
-
-    def _mixed(self, read: Tensor) -> Tensor:
-        """Features with some of those of other pictures of the chunk: [P, T, F]."""
-        others = torch.randint(len(self.features), (len(read),))
-        share = torch.rand(len(read), 1, 1) * self.settings.mix
-        return torch.lerp(read, torch.from_numpy(self.features[others.numpy()]).float(), share)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss on what the assistant says, and distance from the base on plain chat (in nats)."""

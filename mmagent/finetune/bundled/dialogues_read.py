@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from mmagent.finetune.bundled.concepts import CONCEPTS, concept_named
+from mmagent.finetune.bundled.concepts import CONCEPTS, with_article
 from mmagent.finetune.bundled.dialogues import (
     Dialogue,
     Message,
@@ -30,13 +30,14 @@ _PLACES = ("in the kitchen", "in the garden", "under the bed", "on the table", "
            "next to the door")  # fmt: skip
 _MORE = (("older", "oldest"), ("faster", "fastest"), ("stronger", "strongest"),
          ("younger", "youngest"), ("louder", "loudest"), ("richer", "richest"))  # fmt: skip
-# (what is told, question, answer): {x}, {y} things; {p}, {q}, {r} people; {a}, {b} of a pool
+# (what is told, question, answer): {x}, {y} are things, {ax}, {ay} with their articles; {p}, {q}
+# people; {a}, {b} of a pool
 _NAMED = (
     ("I named my {x} {p} and my {y} {q}.", "Which name has the {y}?", "The {y} is named {q}."),
     ("Our {x} has the name {p}, our {y} {q}.", "What is the name of the {x}?",
      "The {x} has the name {p}."),
-    ("{p} owns a {x}; {q} owns a {y}.", "Who owns the {x}?", "{p} owns the {x}."),
-    ("{p} gave me this {x}, and {q} gave me a {y}.", "Who gave me the {y}?",
+    ("{p} owns {ax}; {q} owns {ay}.", "Who owns the {x}?", "{p} owns the {x}."),
+    ("{p} gave me this {x}, and {q} gave me {ay}.", "Who gave me the {y}?",
      "{q} gave you the {y}."),
 )  # fmt: skip
 _COLOURED = (
@@ -72,7 +73,7 @@ def read_dialogue(rng: random.Random, split: Split = "train") -> Dialogue:
                      user(question))  # fmt: skip
         talks.append(Talk("read", (*system, *turns, say(answer)), (answer,)))
     if rng.random() < 0.5:
-        asks = phrases("doubt")["absent"]["train"]
+        asks = phrases("doubt")["absent"][split]
         question = asked_about(rng.choice(asks), rng.choice(CONCEPTS))
         talks.append(Talk("unseen", (*system, user(question), say(_MISSING)), (_MISSING,)))
     return Dialogue("read", tuple(talks))
@@ -82,20 +83,21 @@ def _told(rng: random.Random, split: Split, kind: str) -> tuple[str, str, str]:
     """What is told, a question about it and its answer."""
     things = rng.sample([c.name for c in CONCEPTS if c.phrase != c.name], 2)
     people = list(dict.fromkeys(draw_name(rng, split) for _ in range(12)))[:3]
-    values = dict(zip("xypqr", (*things, *people), strict=False))
+    values = {"x": things[0], "y": things[1], "p": people[0], "q": people[1]}
+    values |= {f"a{key}": with_article(values[key]) for key in "xy"}
     if kind == "more":
         more, most = rng.choice(_MORE)
         told = f"{people[0]} is {more} than {people[1]}. {people[1]} is {more} than {people[2]}."
         return told, f"Who is the {most} of them?", f"{people[0]} is the {most}."
     if kind == "sum":
         one, two = rng.randint(1, 9), rng.randint(1, 9)
-        many = plural_of(concept_named(things[0]).name)
+        many = plural_of(things[0])
         told = f"There were {one} {many}, and {two} more came."
         return told, f"How many {many} are that?", f"{one} and {two} make {one + two} {many}."
     forms, pool = {
         "named": (_NAMED, ["", ""]),
         "coloured": (_COLOURED, list(SHADES)),
-        "placed": (_PLACED, list(_PLACES)),
+        "placed": (_PLACED, _PLACES),
         "people": (_PEOPLE, between(phrases("facts")["pools"]["city"], split)),
     }[kind]
     values["a"], values["b"] = rng.sample(pool, 2)

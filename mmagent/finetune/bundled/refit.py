@@ -32,11 +32,11 @@ from torch.nn.functional import cross_entropy, dropout, mse_loss
 from mmagent.finetune.bundled import together
 from mmagent.finetune.bundled.eyesight import eyesight, opened, options
 from mmagent.finetune.bundled.lexicon import GROUPS, IGNORE, Lexicon, labels_of, weights_of
-from mmagent.finetune.bundled.sight import Draw, evenly, look, loud_scores_of, scores_of
+from mmagent.finetune.bundled.sight import Draw, evenly, look, loud_scores_of, mixed, scores_of
 from mmagent.finetune.bundled.tower import Projector, save_projector
 from mmagent.models.assemble import picture_side
 
-__all__ = ["Seen", "mixed", "polish", "product_losses", "see"]
+__all__ = ["Seen", "doubtful", "polish", "product_losses", "see"]
 
 _KINDS = {"single": 0.33, "pair": 0.16, "several": 0.08, "count": 0.12, "screen": 0.23,
           "nothing": 0.05, "other": 0.03}  # fmt: skip
@@ -168,7 +168,7 @@ def polish(
         for rows in torch.randperm(len(seen.features))[: each * size].view(each, size):
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * min(1, (step + 1) / 20) * (1 - step / (rounds * each))
-            said = projector(dropout(mixed(seen, rows), _DROP))
+            said = projector(dropout(doubtful(seen, rows), _DROP))
             loss = torch.stack(list(product_losses(said, seen, rows, lexicon).values())).sum()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -178,14 +178,11 @@ def polish(
         yield sum(losses) / len(losses)
 
 
-def mixed(seen: Seen, rows: Tensor) -> Tensor:
-    """Features of some pictures with some of those of others, [B, T, F]; codes stay as they are."""
-    features = seen.features[rows].float()
-    others = seen.features[torch.randint(len(seen.features), (len(rows),))].float()
+def doubtful(seen: Seen, rows: Tensor) -> Tensor:
+    """Features of some pictures mixed with others, [B, T, F]; codes stay as they are."""
     letters = seen.labels["letter"][rows]  # [B, T]
     coded = ((letters >= 0) & (letters < len(GROUPS["letter"]))).any(1)
-    share = torch.rand(len(rows)) * _MIX * (~coded)
-    return torch.lerp(features, others, share[:, None, None])
+    return mixed(seen.features[rows], seen.features, _MIX * (~coded)[:, None, None])
 
 
 def _see_part(args: argparse.Namespace, folder: Path) -> None:

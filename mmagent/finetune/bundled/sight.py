@@ -30,6 +30,7 @@ __all__ = [
     "look",
     "losses",
     "loud_scores_of",
+    "mixed",
     "pixels_of",
     "scores_of",
     "shares_of",
@@ -167,6 +168,20 @@ def look(
             cells.append(cells_of(trunk, pixels).half())
     facts = [facts_of(k, p) for k, p in zip(kinds, drawn, strict=True)]
     return facts, torch.cat(cells).clone()
+
+
+def mixed(features: Tensor, pool: Tensor, most: Tensor | float) -> Tensor:
+    """Features of some pictures with some of those of others: float32 [B, T, F].
+
+    Things of a style that was never trained on are seen less surely, and so are these.
+
+    Args:
+        features: [B, T, F].
+        pool: of the pictures that others are drawn from, [P, T, F].
+        most: how much of another picture is mixed in at most; one number or [B, 1, 1].
+    """
+    others = pool[torch.randint(len(pool), (len(features),))].float()
+    return torch.lerp(features.float(), others, torch.rand(len(features), 1, 1) * most)
 
 
 def batch_of(
